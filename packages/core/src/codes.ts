@@ -1,0 +1,46 @@
+/**
+ * The one registry of error codes. A code is stable: removing or renaming one is a breaking change.
+ * `docs/errors.md` is generated from it; every code has a test that provokes it.
+ */
+export const ERROR_CODES = {
+  INVALID_ARGUMENT: 'An argument is outside what the function accepts.',
+  SHAPE_MISMATCH: 'A tensor has another shape than the operation needs.',
+  DTYPE_MISMATCH: 'A tensor has another data type than the operation needs.',
+  NOT_SUPPORTED: 'The request is legal but this device, build or model cannot do it.',
+  DISPOSED: 'The object was used after dispose().',
+  TENSOR_IN_GRAPH: 'A tensor that a captured graph still reads was disposed.',
+  CAPTURE_READ: 'The host read or waited inside queue.capture().',
+  OUT_OF_MEMORY: 'The device has not enough memory for the allocation.',
+  DEVICE_NOT_FOUND: 'The requested device is not on this machine.',
+  DEVICE_LOST: 'The device failed and refuses further work.',
+  OP_FAILED: 'An enqueued operation failed on the device.',
+  NATIVE_NOT_FOUND: 'No native binary of @octet-llm/kernels fits this platform.',
+  ABI_MISMATCH: 'The native binary and the JavaScript of @octet-llm/kernels are of different versions.',
+  DUPLICATE_KERNELS: 'Two copies of @octet-llm/kernels are loaded in one process.',
+  FILE_NOT_FOUND: 'A file or folder does not exist or cannot be read.',
+  FILE_CHANGED: 'A file became shorter while it was read.',
+  FILE_WRITE_FAILED: 'A file could not be written.',
+  INVALID_SAFETENSORS: 'A safetensors file breaks the format.',
+  INVALID_TORCH_FILE: 'A PyTorch .bin file breaks the format.',
+  UNSAFE_PICKLE: 'A PyTorch .bin file asks for a global or opcode that is not allowed.',
+  INVALID_JSON: 'A JSON file does not parse or has the wrong shape.',
+  INVALID_INDEX: 'A checkpoint index names a file or tensor that is not there, or a path that is not allowed.',
+  INVALID_CONFIG: 'A config.json or generation_config.json field is missing or out of range.',
+  UNSUPPORTED_MODEL: 'The model_type of a checkpoint is not one that Octet runs.',
+  CHECKPOINT_MISMATCH: 'Tensors of a checkpoint are missing, extra, of the wrong shape or of the wrong type.',
+  MISSING_SCALE: 'An FP8 tensor has no scale beside it.',
+  INVALID_TOKENIZER: 'A tokenizer file does not parse or uses a part that is not supported.',
+  INVALID_TEMPLATE: 'A chat template does not parse, raised an error, or the messages do not fit it.',
+  WORKER_TIMEOUT: 'A tokenizer or template ran past its deadline or its heap limit and was stopped.',
+  HUB_FAILED: 'A request to the model hub failed.',
+  HASH_MISMATCH: 'A downloaded file does not have the hash that the hub stated.',
+  KV_CACHE_FULL: 'The KV cache has no room for the tokens of this step.',
+  CONTEXT_TOO_LONG: 'Prompt plus new tokens exceed what the model or its cache can hold.',
+  STREAM_CONSUMED: 'A run stream was read twice.',
+  RECIPE_NOT_SUPPORTED: 'The FP8 recipe cannot run on this device or for this purpose.',
+  RECIPE_NOT_CALIBRATED: 'The FP8 recipe needs scales that calibration has not produced.',
+  USAGE: 'The command line has an unknown flag or a wrong value.',
+  INTERNAL: 'A bug in Octet: please report it.',
+} as const satisfies Record<string, string>
+
+export type ErrorCode = keyof typeof ERROR_CODES
