@@ -1,1 +1,5 @@
-export {}
+export { type KvDType, type LayerCache } from './buffers.js'
+export { InferenceParams } from './inference-params.js'
+export { type InferenceParamsOptions, type QkvFormat } from './options.js'
+export { type SequenceId } from './pages.js'
+export { type ActiveArrays } from './step-arrays.js'

@@ -1,0 +1,104 @@
+import { OctetError } from '@octet-llm/core'
+import { gatherRows, scatterRows, Tensor, type Device } from '@octet-llm/kernels'
+
+import type { PageCopy } from './pages.js'
+
+/** How keys and values are stored. `e4m3` divides by a per-head scale (kScaleInv, vScaleInv) before the cast. */
+export type KvDType = 'f32' | 'bf16' | 'e4m3'
+
+/** Keys and values of one layer, as the kernels take them. */
+export interface LayerCache {
+  /** [pages, Hkv, pageSize, D] */
+  readonly k: Tensor
+  /** [pages, Hkv, pageSize, D] */
+  readonly v: Tensor
+  /** f32 [Hkv], FP8 storage only: value = stored * scaleInv. */
+  readonly kScaleInv?: Tensor
+  readonly vScaleInv?: Tensor
+}
+
+export interface CacheShape {
+  readonly layers: number
+  readonly pages: number
+  readonly heads: number
+  readonly pageSize: number
+  readonly headDim: number
+}
+
+/**
+ * Pages of all layers: one allocation for keys, one for values. A page of any layer is a row of
+ * [layers * pages, Hkv * pageSize * D], so one gather and one scatter copy pages in every layer at once.
+ */
+export class CacheBuffers {
+  readonly byteLength: number
+  readonly #shape: CacheShape
+  readonly #device: Device
+  readonly #k: Tensor
+  readonly #v: Tensor
+  readonly #scales: Tensor | undefined
+  readonly #layers: LayerCache[]
+  readonly #views: Tensor[] = []
+
+  constructor(device: Device, dtype: KvDType, shape: CacheShape) {
+    const { layers, pages, heads, pageSize, headDim } = shape
+    const rows = [layers * pages, heads * pageSize * headDim]
+    this.#device = device
+    this.#shape = shape
+    this.#k = Tensor.empty(rows, { dtype, device })
+    this.#v = Tensor.empty(rows, { dtype, device })
+    if (dtype === 'e4m3') {
+      const ones = new Float32Array(2 * layers * heads).fill(1)
+      this.#scales = Tensor.from(ones, { shape: [2 * layers, heads], dtype: 'f32', device })
+    }
+    this.#layers = Array.from({ length: layers }, (_, layer) => ({
+      k: this.#view(this.#k, layer * pages, pages, [pages, heads, pageSize, headDim]),
+      v: this.#view(this.#v, layer * pages, pages, [pages, heads, pageSize, headDim]),
+      ...(this.#scales === undefined
+        ? {}
+        : {
+            kScaleInv: this.#view(this.#scales, 2 * layer, 1, [heads]),
+            vScaleInv: this.#view(this.#scales, 2 * layer + 1, 1, [heads]),
+          }),
+    }))
+    this.byteLength = this.#k.byteLength + this.#v.byteLength + (this.#scales?.byteLength ?? 0)
+  }
+
+  /** @param layer 1-based, as TransformerEngine counts. @throws OctetError `INVALID_ARGUMENT` */
+  layer(layer: number): LayerCache {
+    const cache = this.#layers[layer - 1]
+    if (cache === undefined) {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'InferenceParams', argument: 'layer', expected: `1 to ${this.#layers.length}`, received: String(layer) })
+    }
+    return cache
+  }
+
+  /** Copies whole pages in all layers, all reads before all writes. */
+  copyPages(copies: readonly PageCopy[]): void {
+    if (copies.length === 0) return
+    const { layers, pages } = this.#shape
+    const ids = (key: keyof PageCopy) => {
+      const rows = Array.from({ length: layers }, (_, layer) => copies.map((copy) => layer * pages + copy[key])).flat()
+      return Tensor.from(Int32Array.from(rows), { shape: [rows.length], dtype: 'i32', device: this.#device })
+    }
+    const from = ids('from')
+    const to = ids('to')
+    for (const buffer of [this.#k, this.#v]) {
+      const moved = gatherRows({ x: buffer, rows: from })
+      scatterRows({ x: moved, rows: to, out: buffer })
+      moved.dispose()
+    }
+    from.dispose()
+    to.dispose()
+  }
+
+  dispose(): void {
+    for (const t of [...this.#views, this.#k, this.#v, this.#scales]) t?.dispose()
+  }
+
+  #view(buffer: Tensor, begin: number, count: number, shape: readonly number[]): Tensor {
+    const rows = buffer.rows(begin, begin + count)
+    const view = rows.view(shape)
+    this.#views.push(rows, view)
+    return view
+  }
+}

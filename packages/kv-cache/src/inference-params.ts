@@ -1,0 +1,351 @@
+import { OctetError } from '@octet-llm/core'
+import { kvAppend, Tensor, type Device } from '@octet-llm/kernels'
+
+import { CacheBuffers, type KvDType, type LayerCache } from './buffers.js'
+import { validateOptions, type InferenceParamsOptions, type QkvFormat } from './options.js'
+import { checkTokens, paddedIndex, type StepShape } from './padded.js'
+import { PageTable, type SequenceId } from './pages.js'
+import { StepArrays, type ActiveArrays } from './step-arrays.js'
+
+/**
+ * The KV cache of a batch of sequences and what every layer must know about the current step.
+ *
+ * Once a step: `preStep(new tokens by sequence)`; then every layer appends its keys and values and attends. Rows of the
+ * batch are the sequences in order of arrival (`order`); a removal closes the gap and keeps the others' order, and no
+ * cached token moves. The device arrays are written in place and keep their addresses.
+ */
+export class InferenceParams {
+  readonly device: Device
+  readonly numLayers: number
+  readonly maxBatchSize: number
+  readonly maxSequenceLength: number
+  readonly numHeadsKv: number
+  readonly headDimK: number
+  readonly headDimV: number
+  readonly dtype: KvDType
+  readonly isPaged: boolean
+  readonly pageSize: number
+  readonly totalNumPages: number
+  readonly qkvFormat: QkvFormat
+  readonly #maxCtxLen: number
+  readonly #table: PageTable
+  readonly #buffers: CacheBuffers
+  readonly #arrays: StepArrays
+  #order: SequenceId[] = []
+  #counts: number[] = []
+  #active: ActiveArrays | undefined
+  #totalTokens = 0
+  #maxSeqlenQ = 0
+  #maxSeqlenKv = 0
+  /** Rows of the page table that the device has not seen yet. */
+  #dirtyBegin = Infinity
+  #dirtyEnd = 0
+  #disposed = false
+
+  /** @throws OctetError `INVALID_ARGUMENT` naming the argument; `OUT_OF_MEMORY` */
+  constructor(options: InferenceParamsOptions) {
+    const pageSize = validateOptions(options)
+    const pagesPerSequence = Math.ceil(options.maxSequenceLength / pageSize)
+    this.device = options.device
+    this.numLayers = options.numLayers
+    this.maxBatchSize = options.maxBatchSize
+    this.maxSequenceLength = options.maxSequenceLength
+    this.numHeadsKv = options.numHeadsKv
+    this.headDimK = options.headDimK
+    this.headDimV = options.headDimV ?? options.headDimK
+    this.dtype = options.dtype
+    this.isPaged = options.isPaged ?? false
+    this.pageSize = pageSize
+    this.totalNumPages = options.totalNumPages ?? options.maxBatchSize * pagesPerSequence
+    this.qkvFormat = options.qkvFormat ?? 'bshd'
+    this.#maxCtxLen = options.maxCtxLen ?? options.maxSequenceLength
+    this.#table = new PageTable({
+      totalPages: this.totalNumPages,
+      pageSize,
+      maxPagesPerSequence: pagesPerSequence,
+      affine: !this.isPaged,
+    })
+    this.#buffers = new CacheBuffers(options.device, options.dtype, {
+      layers: options.numLayers,
+      pages: this.totalNumPages,
+      heads: options.numHeadsKv,
+      pageSize,
+      headDim: options.headDimK,
+    })
+    const tokens = options.maxBatchSize * (options.maxCtxLen ?? 1)
+    this.#arrays = new StepArrays(options.device, options.maxBatchSize, pagesPerSequence, tokens)
+  }
+
+  /** Sequence of each row. */
+  get order(): readonly SequenceId[] {
+    return this.#order
+  }
+
+  /** B: rows of the current step. */
+  get batchSize(): number {
+    return this.#order.length
+  }
+
+  /** T: new tokens of the current step, all rows together. */
+  get totalTokens(): number {
+    return this.#totalTokens
+  }
+
+  /** Most new tokens of a row in the current step. */
+  get maxSeqlenQ(): number {
+    return this.#maxSeqlenQ
+  }
+
+  /** Most cached tokens of a row, this step's included. */
+  get maxSeqlenKv(): number {
+    return this.#maxSeqlenKv
+  }
+
+  /** i32 [maxBatchSize + 1] */
+  get cuSeqlensQ(): Tensor {
+    return this.#arrays.cuSeqlensQ
+  }
+
+  /** i32 [maxBatchSize], after this step's tokens. */
+  get kvLens(): Tensor {
+    return this.#arrays.kvLens
+  }
+
+  /** i32 [maxBatchSize], before this step's tokens: where RoPE starts. */
+  get preStepSeqlens(): Tensor {
+    return this.#arrays.preStepSeqlens
+  }
+
+  /** i32 [maxBatchSize]: last packed token of each row. */
+  get lastTokens(): Tensor {
+    return this.#arrays.lastTokens
+  }
+
+  /** i32 [maxBatchSize, pages of a sequence] */
+  get pageTable(): Tensor {
+    return this.#arrays.pageTable
+  }
+
+  /** i32, one entry a packed token (capacity may be larger). */
+  get rowOf(): Tensor {
+    return this.#arrays.rowOf
+  }
+
+  /** i32, one entry a packed token (capacity may be larger). */
+  get positions(): Tensor {
+    return this.#arrays.positions
+  }
+
+  /** The arrays cut to the current batch and tokens. @throws OctetError `INVALID_ARGUMENT` before the first preStep. */
+  get active(): ActiveArrays {
+    if (this.#active === undefined) {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'InferenceParams', message: '[InferenceParams] call preStep() before a layer uses the cache' })
+    }
+    return this.#active
+  }
+
+  /** Host mirrors of the device arrays. Read only. */
+  get host(): { readonly cuSeqlensQ: Int32Array; readonly kvLens: Int32Array; readonly preStepSeqlens: Int32Array; readonly pageTable: Int32Array; readonly positions: Int32Array } {
+    return { ...this.#arrays.host, positions: this.#arrays.hostPositions.subarray(0, this.#totalTokens) }
+  }
+
+  /** Pages that no sequence holds. */
+  get freePages(): number {
+    return this.#table.freePages
+  }
+
+  /** Bytes of keys, values and step arrays on the device. */
+  get memoryBytes(): number {
+    return this.#buffers.byteLength + this.#arrays.byteLength
+  }
+
+  /** Cached tokens of a sequence; 0 when it is not in the cache. */
+  sequenceLength(id: SequenceId): number {
+    return this.#table.length(id)
+  }
+
+  /** The pages of a sequence, in token order. */
+  sequencePages(id: SequenceId): readonly number[] {
+    return this.#table.pages(id)
+  }
+
+  /**
+   * Begins a step. Sequences that `newTokens` does not name leave the cache; new ones join at the end of the batch, in
+   * the map's order; a count of 0 keeps a sequence idle (its row is an empty range). Packed tokens follow `order`.
+   * @throws OctetError `KV_CACHE_FULL` when sequences, tokens or pages do not fit, `CONTEXT_TOO_LONG` past maxCtxLen,
+   * `INVALID_ARGUMENT` for a count that is not a whole number ≥ 0. Nothing has changed then.
+   */
+  preStep(newTokens: ReadonlyMap<SequenceId, number>): void {
+    this.#alive('preStep')
+    this.#checkStep(newTokens)
+    const remove = this.#order.filter((id) => !newTokens.has(id))
+    const order = [...this.#order.filter((id) => newTokens.has(id)), ...[...newTokens.keys()].filter((id) => !this.#table.has(id))]
+    const before = order.map((id) => this.#table.length(id))
+    const counts = order.map((id) => newTokens.get(id)!)
+    const held = order.map((id) => this.#table.pages(id).length)
+    const copies = this.#table.apply({ remove, append: new Map(order.map((id, row) => [id, counts[row]!])) })
+    const copied = new Set(copies.map((copy) => copy.to))
+
+    const previous = this.#order
+    this.#order = order
+    this.#counts = counts
+    this.#totalTokens = counts.reduce((sum, n) => sum + n, 0)
+    this.#maxSeqlenQ = Math.max(0, ...counts)
+    this.#maxSeqlenKv = Math.max(0, ...order.map((id) => this.#table.length(id)))
+    for (const [row, id] of order.entries()) {
+      const pages = this.#table.pages(id)
+      const grew = pages.length !== held[row] || (copied.size > 0 && pages.some((page) => copied.has(page)))
+      if (grew || previous[row] !== id) this.#touch(row)
+    }
+    this.#flushPages()
+    this.#buffers.copyPages(copies)
+    this.#arrays.fill(before, counts)
+    this.#active = this.#arrays.active
+  }
+
+  /** Keys and values of a layer. @param layer 1-based. @throws OctetError `INVALID_ARGUMENT` */
+  layerCache(layer: number): LayerCache {
+    this.#alive('layerCache')
+    return this.#buffers.layer(layer)
+  }
+
+  /**
+   * Appends the step's keys and values to a layer. Layers that fuse the append into RoPE do not need it.
+   * @param layer 1-based
+   * @param k `thd` [T, Hkv, D]; `bshd` [B, S, Hkv, D] or `sbhd` [S, B, Hkv, D] with a row's tokens first and pads after
+   * @param v as k
+   * @throws OctetError `SHAPE_MISMATCH`, `INVALID_ARGUMENT`
+   */
+  step(layer: number, k: Tensor, v: Tensor): void {
+    const cache = this.layerCache(layer)
+    const active = this.active
+    const step: StepShape = { format: this.qkvFormat, counts: this.#counts, totalTokens: this.#totalTokens, heads: this.numHeadsKv, headDim: this.headDimK }
+    const tokens = checkTokens(step, 'k', k.shape)
+    checkTokens(step, 'v', v.shape)
+    const padded = paddedIndex(step, tokens, this.#arrays.host.preStepSeqlens, this.device)
+    const views = [k, v].map((t) => t.view([tokens, this.numHeadsKv * this.headDimK])) as [Tensor, Tensor]
+    kvAppend({
+      k: views[0],
+      v: views[1],
+      kCache: cache.k,
+      vCache: cache.v,
+      pageTable: active.pageTable,
+      rowOf: padded?.rowOf ?? active.rowOf,
+      positions: padded?.positions ?? active.positions,
+      kScaleInv: cache.kScaleInv,
+      vScaleInv: cache.vScaleInv,
+      kvHeads: this.numHeadsKv,
+      headDim: this.headDimK,
+    })
+    for (const t of [...views, padded?.rowOf, padded?.positions]) t?.dispose()
+  }
+
+  /** Forgets every sequence; memory and addresses stay. */
+  reset(): void {
+    this.#alive('reset')
+    this.#table.clear()
+    this.#order = []
+    this.#counts = []
+    this.#totalTokens = this.#maxSeqlenQ = this.#maxSeqlenKv = 0
+    this.#active = undefined
+  }
+
+  /**
+   * Beam search: row r continues from what row `source[r]` has cached. No token is copied until a shared, partly filled
+   * page is written by the next step.
+   * @param source one row index for each row of the batch
+   * @throws OctetError `INVALID_ARGUMENT`
+   */
+  reorder(source: ArrayLike<number>): void {
+    this.#alive('reorder')
+    const batch = this.batchSize
+    const rows = Array.from(source)
+    if (rows.length !== batch || rows.some((r) => !Number.isInteger(r) || r < 0 || r >= batch)) {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'reorder', argument: 'source', expected: `${batch} row indices below ${batch}`, received: `[${rows.join(', ')}]` })
+    }
+    const moved = rows.flatMap((from, row) => (from === row ? [] : [row]))
+    this.#table.reassign(new Map(moved.map((row) => [this.#order[row]!, this.#order[rows[row]!]!])))
+    for (const row of moved) this.#touch(row)
+  }
+
+  /**
+   * A new sequence `to` that shares what `from` has cached; it joins the batch at the next preStep that names it.
+   * @throws OctetError `INVALID_ARGUMENT`, `KV_CACHE_FULL` when all slots are taken
+   */
+  fork(from: SequenceId, to: SequenceId): void {
+    this.#alive('fork')
+    if (this.#order.length >= this.maxBatchSize) throw this.#tooMany(this.#order.length + 1)
+    this.#table.fork(from, to)
+    this.#order = [...this.#order, to]
+    this.#counts = [...this.#counts, 0]
+    this.#touch(this.#order.length - 1)
+    this.#active = undefined
+  }
+
+  /** Forgets the tokens of a sequence from `length` on (speculation). @throws OctetError `INVALID_ARGUMENT` */
+  truncate(id: SequenceId, length: number): void {
+    this.#alive('truncate')
+    this.#table.truncate(id, length)
+  }
+
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    this.#arrays.dispose()
+    this.#buffers.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  #checkStep(newTokens: ReadonlyMap<SequenceId, number>): void {
+    if (newTokens.size > this.maxBatchSize) throw this.#tooMany(newTokens.size)
+    for (const [id, count] of newTokens) {
+      const argument = `newTokens of sequence ${id}`
+      if (!Number.isSafeInteger(count) || count < 0) {
+        throw new OctetError('INVALID_ARGUMENT', { op: 'preStep', argument, expected: 'a whole number of at least 0', received: String(count) })
+      }
+      if (count > this.#maxCtxLen) {
+        throw new OctetError('CONTEXT_TOO_LONG', { op: 'preStep', argument, expected: `at most ${this.#maxCtxLen}`, received: String(count), hint: 'split the prompt into chunks or raise maxCtxLen' })
+      }
+      const length = this.#table.length(id) + count
+      if (length > this.maxSequenceLength) {
+        throw new OctetError('KV_CACHE_FULL', {
+          op: 'preStep',
+          argument: `sequence ${id}`,
+          expected: `at most ${this.maxSequenceLength} tokens`,
+          received: String(length),
+          hint: 'create the cache with a larger maxSequenceLength',
+        })
+      }
+    }
+  }
+
+  #touch(row: number): void {
+    this.#dirtyBegin = Math.min(this.#dirtyBegin, row)
+    this.#dirtyEnd = Math.max(this.#dirtyEnd, row + 1)
+  }
+
+  #flushPages(): void {
+    const end = Math.min(this.#dirtyEnd, this.#order.length)
+    for (let row = this.#dirtyBegin; row < end; row++) this.#arrays.setPages(row, this.#table.pages(this.#order[row]!))
+    this.#arrays.flushPages(this.#dirtyBegin, end)
+    this.#dirtyBegin = Infinity
+    this.#dirtyEnd = 0
+  }
+
+  #tooMany(received: number): OctetError {
+    return new OctetError('KV_CACHE_FULL', {
+      op: 'InferenceParams',
+      argument: 'sequences',
+      expected: `at most ${this.maxBatchSize}`,
+      received: String(received),
+      hint: 'remove a sequence or raise maxBatchSize',
+    })
+  }
+
+  #alive(op: string): void {
+    if (this.#disposed) throw new OctetError('DISPOSED', { op, message: `[${op}] the KV cache was disposed; create a new one` })
+  }
+}
