@@ -1,0 +1,83 @@
+import { Command, Option } from 'commander'
+import { version } from '../version.js'
+import { addBench } from './commands/bench.js'
+import { addChat } from './commands/chat.js'
+import { addDoctor } from './commands/doctor.js'
+import { addGenerate } from './commands/generate.js'
+import { addInspect } from './commands/inspect.js'
+import { addLogits } from './commands/logits.js'
+import { addPull } from './commands/pull.js'
+import { addVerify } from './commands/verify.js'
+import type { Context } from './context.js'
+import { describeFailure, reportFailure } from './failure.js'
+import { createOutput } from './output.js'
+
+/** Adds one command to the program. */
+export type AddCommand = (program: Command, context: Context) => void
+
+const COMMANDS: readonly AddCommand[] = [addGenerate, addLogits, addChat, addInspect, addPull, addVerify, addDoctor, addBench]
+
+function createProgram(context: Context): Command {
+  const program = new Command('octet')
+    .description('Runs Hugging Face Gemma and Llama checkpoints.')
+    .version(version, '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'show help')
+    .helpCommand(false)
+    .showSuggestionAfterError(true)
+    // Errors are reported once, by main.
+    .configureOutput({ writeErr: () => {} })
+    .exitOverride()
+  for (const add of COMMANDS) add(program, context)
+  for (const command of allCommands(program)) {
+    command.exitOverride().configureOutput({ writeErr: () => {} }).allowExcessArguments(false)
+    if (command.commands.length === 0) {
+      command.addOption(new Option('--json', 'print one JSON object')).addOption(new Option('--debug', 'print the stack of an error'))
+    } else {
+      command.action(() => command.error(`name one of the commands: ${command.commands.map((each) => each.name()).join(', ')}`))
+    }
+  }
+  return program
+}
+
+function allCommands(command: Command): Command[] {
+  return command.commands.flatMap((each) => [each, ...allCommands(each)])
+}
+
+/** SIGINT and SIGTERM abort the command; a second one ends the process at once. */
+function abortOnSignals(): { signal: AbortSignal; release: () => void } {
+  const controller = new AbortController()
+  const stop = (): void => {
+    if (controller.signal.aborted) process.exit(130)
+    controller.abort(new Error('interrupted'))
+  }
+  process.on('SIGINT', stop).on('SIGTERM', stop)
+  return { signal: controller.signal, release: () => process.off('SIGINT', stop).off('SIGTERM', stop) }
+}
+
+/**
+ * Runs the command line.
+ * @param args what follows the program's name
+ * @returns the exit status: 0, 1 failure, 2 usage, 130 interrupted
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  const json = args.includes('--json')
+  const debug = args.includes('--debug')
+  const { signal, release } = abortOnSignals()
+  const output = createOutput(process.stdout, process.stderr, json)
+  const context: Context = { output, signal, json, stdin: process.stdin, stderr: process.stderr }
+  try {
+    const program = createProgram(context)
+    if (args.length === 0) {
+      program.outputHelp()
+      return 0
+    }
+    await program.parseAsync([...args], { from: 'user' })
+    return 0
+  } catch (error) {
+    const failure = describeFailure(error, signal.aborted)
+    reportFailure(failure, { json, debug })
+    return failure.status
+  } finally {
+    release()
+  }
+}

@@ -1,0 +1,38 @@
+import { formatBytes } from './table.js'
+
+/** How often a bar is redrawn, in ms. */
+const REDRAW_MS = 80
+const WIDTH = 28
+
+/** A bar on one line of a terminal; on anything else it draws nothing. */
+export interface Progress {
+  /** Bytes done of all bytes. */
+  update(done: number, total: number): void
+  /** Wipes the line. */
+  end(): void
+}
+
+export function createProgress(title: string, stderr: NodeJS.WriteStream, interactive: boolean): Progress {
+  if (!interactive) return { update: () => {}, end: () => {} }
+  let drawnAt = -Infinity
+  let drawn = false
+  return {
+    update(done, total) {
+      const now = performance.now()
+      if (now - drawnAt < REDRAW_MS && done < total) return
+      drawnAt = now
+      drawn = true
+      stderr.write(`\r${bar(title, done, total)}\u001b[K`)
+    },
+    end() {
+      if (drawn) stderr.write('\r\u001b[K')
+    },
+  }
+}
+
+/** `loading ██████░░░░ 3.1 MB of 6.2 MB`. */
+export function bar(title: string, done: number, total: number): string {
+  const share = total > 0 ? Math.min(1, done / total) : 1
+  const full = Math.round(share * WIDTH)
+  return `${title} ${'█'.repeat(full)}${'░'.repeat(WIDTH - full)} ${formatBytes(done)} of ${formatBytes(total)}`
+}
