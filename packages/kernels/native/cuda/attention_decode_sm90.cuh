@@ -1,0 +1,401 @@
+// attention_decode: out[b,h,:] = softmax_t(scale * q[b,h,:] . k[t,:]) v[t,:] over the cached tokens of row b (one query token)
+// Shapes   q, out [B, H*D]; caches [pages, Hkv, pageSize, D]; pageTable i32 [B, P]; kvLens i32 [B]; group = H/Hkv <= 8;
+//          D in {64, 128, 256}; pageSize % 16 == 0
+// Dtypes   q, out bf16; cache bf16 or e4m3 (f32 scale per KV head); scores, softmax and sums f32, P rounded to the V type
+//          of the MMA (bf16, or f16 for e4m3)
+// Traffic  K and V of every row once.  Floor B=64, Hkv=16, D=256, 266 tokens, bf16: 279 MB / 4.55 TB/s = 61.3 us
+// Launch   one block per SM; every warp takes whole chunks and streams their 16-token tiles through its own ring with the
+//          bulk tensor engine, so warps hide each other's latencies and nothing but the last combine is shared.
+// Order    KV is cut into chunks of 256 tokens by position, tiles and chunks combine in order: a row's result does not
+//          depend on its batch-mates, its slot or the page size.
+#pragma once
+#include <cuda_fp16.h>
+#include "sm90.cuh"
+
+namespace octet::cuda::sm90 {
+
+constexpr int kChunk = 256;       // tokens per unit of work
+constexpr int kTileTokens = 16;
+constexpr int kGroup = 8;         // query heads per KV head, padded: the N of the MMA
+constexpr int kMaxRows = 1024;
+
+struct AttentionDecodeArgs {
+  const __nv_bfloat16* q;
+  __nv_bfloat16* out;
+  int64_t ldq, ldo;
+  const int32_t* page_table;
+  const int32_t* kv_lens;
+  const float* k_scale;           // [Hkv] or nullptr
+  const float* v_scale;
+  int rows, heads, kv_heads, group, page_size, table_width;
+  int window;                     // 0: none
+  float scale, softcap;           // softcap 0: none
+  float* partial;                 // [rows][Hkv][chunks][group][D] f32
+  float2* partial_ml;             // [rows][Hkv][chunks][group]: running maximum (base 2) and sum
+  uint32_t* arrivals;             // [rows][Hkv], zero before and after
+  int max_chunks;
+};
+
+template <class T, int D> struct AttnShape {
+  static constexpr int kSpan = D * sizeof(T) < 128 ? static_cast<int>(D * sizeof(T)) : 128;  // bytes per swizzled box row
+  static constexpr int kBoxes = D * sizeof(T) / kSpan;
+  static constexpr int kBoxBytes = kTileTokens * kSpan;
+  static constexpr int kTile = kBoxes * kBoxBytes;   // one of K or V
+  static constexpr int kStages = 2 * kTile >= 16384 ? 2 : 3;
+  // Warps by what fits in 192 KB of rings; more than 12 would leave too few registers for D = 128.
+  static constexpr int kFit = 196608 / (2 * kTile * kStages);
+  static constexpr int kWarps = kFit > 12 ? 12 : kFit;
+  static constexpr int kRing = kStages * 2 * kTile;
+  static constexpr int kSmem = 1024 + kWarps * (kRing + kStages * 8) + (3 * kMaxRows + 2) * 4;
+};
+
+template <class T> __device__ __forceinline__ uint32_t swizzled(int row, int chunk, int span) {
+  return span == 128 ? row * 128 + (((chunk ^ row) & 7) << 4) : row * 64 + (((chunk ^ (row >> 1)) & 3) << 4);
+}
+__device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], uint32_t addr) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(addr));
+}
+__device__ __forceinline__ void ldmatrix4_trans(uint32_t (&r)[4], uint32_t addr) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(addr));
+}
+__device__ __forceinline__ uint32_t movmatrix(uint32_t v) {
+  uint32_t r;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(v));
+  return r;
+}
+template <class T> __device__ __forceinline__ void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (sizeof(T) == 2) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+__device__ __forceinline__ uint32_t e4m3x2_to_f16x2(uint32_t pair) {
+  uint32_t r;
+  asm volatile("{\n.reg .b16 lo;\ncvt.u16.u32 lo, %1;\ncvt.rn.f16x2.e4m3x2 %0, lo;\n}" : "=r"(r) : "r"(pair));
+  return r;
+}
+template <class T> __device__ __forceinline__ uint32_t pack2(float lo, float hi) {
+  if constexpr (sizeof(T) == 2) {
+    const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
+    return reinterpret_cast<const uint32_t&>(v);
+  } else {
+    const __half2 v = __floats2half2_rn(lo, hi);
+    return reinterpret_cast<const uint32_t&>(v);
+  }
+}
+
+// Work list: first every full chunk, row by row, then every row's last partial chunk, so the long units go out first.
+struct WorkList {
+  int* lens;   // [rows]
+  int* full;   // [rows + 1] running count of full chunks
+  int* tails;  // [rows + 1] running count of rows with a partial chunk
+};
+struct Unit {
+  int row, head, chunk, tokens, chunks, first_chunk, len;
+};
+
+__device__ __forceinline__ int first_chunk_of(int len, int window) { return window > 0 && len > window ? (len - window) / kChunk : 0; }
+
+__device__ __forceinline__ int upper_row(const int* sums, int rows, int i) {
+  int lo = 0, hi = rows - 1;
+  while (lo < hi) {
+    const int mid = (lo + hi) >> 1;
+    if (sums[mid + 1] > i) hi = mid; else lo = mid + 1;
+  }
+  return lo;
+}
+
+__device__ __forceinline__ Unit unit_at(const AttentionDecodeArgs& a, const WorkList& w, int u) {
+  Unit r;
+  const int item = u / a.kv_heads;
+  r.head = u % a.kv_heads;
+  const int n_full = w.full[a.rows];
+  int len;
+  if (item < n_full) {
+    r.row = upper_row(w.full, a.rows, item);
+    len = w.lens[r.row];
+    r.first_chunk = first_chunk_of(len, a.window);
+    r.chunk = r.first_chunk + item - w.full[r.row];
+    r.tokens = kChunk;
+  } else {
+    r.row = upper_row(w.tails, a.rows, item - n_full);
+    len = w.lens[r.row];
+    r.first_chunk = first_chunk_of(len, a.window);
+    r.chunk = len / kChunk;
+    r.tokens = len % kChunk;
+  }
+  r.len = len;
+  r.chunks = (len + kChunk - 1) / kChunk - r.first_chunk;
+  return r;
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
+    attention_decode(const __grid_constant__ CUtensorMap kmap, const __grid_constant__ CUtensorMap vmap, const AttentionDecodeArgs a) {
+  using S = AttnShape<T, D>;
+  constexpr int kSteps = D / 16;
+  constexpr float kLog2e = 1.4426950408889634f;
+  extern __shared__ uint8_t raw[];
+  uint8_t* rings = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~static_cast<uintptr_t>(1023));
+  uint64_t* bars = reinterpret_cast<uint64_t*>(rings + S::kWarps * S::kRing);  // [warps][stages]
+  int* const lens = reinterpret_cast<int*>(bars + S::kWarps * S::kStages);
+  const WorkList work{lens, lens + kMaxRows, lens + 2 * kMaxRows + 1};
+
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, quad = lane & 3, octet = lane >> 2;
+  if (threadIdx.x == 0) {
+    tma_prefetch_desc(&kmap);
+    tma_prefetch_desc(&vmap);
+    for (int i = 0; i < S::kWarps * S::kStages; ++i) mbar_init(&bars[i], 1);
+    mbar_fence_init();
+  }
+  grid_launch_dependents();
+  grid_wait();
+  if (warp == 0) {  // running counts over rows, 32 at a time
+    int full = 0, tail = 0;
+    if (lane == 0) work.full[0] = work.tails[0] = 0;
+    for (int r0 = 0; r0 < a.rows; r0 += 32) {
+      const int r = r0 + lane;
+      const int len = r < a.rows ? a.kv_lens[r] : 0;
+      if (r < a.rows) work.lens[r] = len;
+      int f = len > 0 ? len / kChunk - first_chunk_of(len, a.window) : 0, t = len % kChunk != 0;
+      for (int o = 1; o < 32; o <<= 1) {
+        const int uf = __shfl_up_sync(~0u, f, o), ut = __shfl_up_sync(~0u, t, o);
+        if (lane >= o) { f += uf; t += ut; }
+      }
+      if (r < a.rows) { work.full[r + 1] = full + f; work.tails[r + 1] = tail + t; }
+      full += __shfl_sync(~0u, f, 31);
+      tail += __shfl_sync(~0u, t, 31);
+    }
+  }
+  __syncthreads();
+  const int units = (work.full[a.rows] + work.tails[a.rows]) * a.kv_heads;
+
+  // Units go round-robin over blocks first, so that every SM gets its share of bytes, then over warps.
+  const int first_unit = blockIdx.x + gridDim.x * warp, unit_step = gridDim.x * S::kWarps;
+  uint8_t* my_ring = rings + warp * S::kRing;
+  uint64_t* my_bars = bars + warp * S::kStages;
+  // The issuing side runs ahead of the computing side, over unit boundaries.
+  int issue_unit = first_unit, issue_tile = 0, issue_stage = 0;
+  Unit iu{};
+  if (issue_unit < units) iu = unit_at(a, work, issue_unit);
+  auto issue = [&]() {
+    if (issue_unit >= units) return;
+    if (lane == 0) {
+      const int token = iu.chunk * kChunk + issue_tile * kTileTokens;
+      const int page = a.page_table[static_cast<int64_t>(iu.row) * a.table_width + token / a.page_size];
+      const int row = (page * a.kv_heads + iu.head) * a.page_size + token % a.page_size;
+      uint8_t* dst = my_ring + issue_stage * 2 * S::kTile;
+      uint64_t* bar = &my_bars[issue_stage];
+      mbar_expect_tx(bar, 2 * S::kTile);
+#pragma unroll
+      for (int i = 0; i < S::kBoxes; ++i) tma_load_2d(dst + i * S::kBoxBytes, &kmap, bar, i * (S::kSpan / sizeof(T)), row, L2Hint::evict_first);
+#pragma unroll
+      for (int i = 0; i < S::kBoxes; ++i)
+        tma_load_2d(dst + S::kTile + i * S::kBoxBytes, &vmap, bar, i * (S::kSpan / sizeof(T)), row, L2Hint::evict_first);
+    }
+    if (++issue_stage == S::kStages) issue_stage = 0;
+    if (++issue_tile * kTileTokens >= iu.tokens) {
+      issue_tile = 0;
+      issue_unit += unit_step;
+      if (issue_unit < units) iu = unit_at(a, work, issue_unit);
+    }
+  };
+  for (int i = 0; i < S::kStages; ++i) issue();
+
+  int stage = 0;
+  uint32_t phase = 0;
+  for (int u = first_unit; u < units; u += unit_step) {
+    const Unit unit = unit_at(a, work, u);
+    const int len = unit.len;
+    const int oldest = a.window > 0 && len > a.window ? len - a.window : 0;
+    // B fragments of the query group: head = octet; padded heads are zero.
+    uint32_t qf[kSteps][2];
+    {
+      const bool live = octet < a.group;
+      const __nv_bfloat16* qh = a.q + unit.row * a.ldq + static_cast<int64_t>(unit.head * a.group + (live ? octet : 0)) * D;
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        // Cached e4m3 rows are read 16 bytes a lane, which permutes d inside 64: the query follows the same order.
+        const int d0 = sizeof(T) == 2 ? s * 16 + quad * 2 : (s / 4) * 64 + quad * 16 + (s % 4) * 4;
+        const int d1 = sizeof(T) == 2 ? d0 + 8 : d0 + 2;
+        uint32_t lo = *reinterpret_cast<const uint32_t*>(qh + d0), hi = *reinterpret_cast<const uint32_t*>(qh + d1);
+        if constexpr (sizeof(T) == 1) {
+          const float2 l = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(lo)), h = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(hi));
+          lo = pack2<T>(l.x, l.y);
+          hi = pack2<T>(h.x, h.y);
+        }
+        qf[s][0] = live ? lo : 0;
+        qf[s][1] = live ? hi : 0;
+      }
+    }
+    const float k_scale = a.k_scale ? a.k_scale[unit.head] : 1.f;
+    const float s_scale = a.scale * k_scale;
+    float o[kSteps][4];
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0.f;
+    float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.f, 0.f};
+    const int tiles = (unit.tokens + kTileTokens - 1) / kTileTokens;
+    for (int tile = 0; tile < tiles; ++tile) {
+      mbar_wait(&my_bars[stage], phase);
+      const uint8_t* kt = my_ring + stage * 2 * S::kTile;
+      const uint32_t kaddr = smem_addr(kt), vaddr = kaddr + S::kTile;
+      float c[4][4] = {};  // four chains hide the MMA latency; added in order
+      if constexpr (sizeof(T) == 2) {
+        const int row = lane & 15, half = lane >> 4;
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s) {
+          uint32_t f[4];
+          const int chunk = s * 2 + half;
+          ldmatrix4(f, kaddr + (chunk / 8) * S::kBoxBytes + swizzled<T>(row, chunk & 7, 128));
+          mma16816<T>(c[s & 3], f, qf[s][0], qf[s][1]);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < D / 64; ++j) {
+          const int chunk = j * 4 + quad;
+          const uint8_t* box = kt + (chunk * 16 / S::kSpan) * S::kBoxBytes;
+          const uint4 r0 = *reinterpret_cast<const uint4*>(box + swizzled<T>(octet, chunk & (S::kSpan / 16 - 1), S::kSpan));
+          const uint4 r1 = *reinterpret_cast<const uint4*>(box + swizzled<T>(octet + 8, chunk & (S::kSpan / 16 - 1), S::kSpan));
+          const uint32_t w0[4] = {r0.x, r0.y, r0.z, r0.w}, w1[4] = {r1.x, r1.y, r1.z, r1.w};
+#pragma unroll
+          for (int s = 0; s < 4; ++s) {
+            const uint32_t f[4] = {e4m3x2_to_f16x2(w0[s]), e4m3x2_to_f16x2(w1[s]), e4m3x2_to_f16x2(w0[s] >> 16), e4m3x2_to_f16x2(w1[s] >> 16)};
+            mma16816<T>(c[s], f, qf[j * 4 + s][0], qf[j * 4 + s][1]);
+          }
+        }
+      }
+      // Scores of tokens (octet, octet + 8) for heads (2*quad, 2*quad + 1), in base-2 units.
+      const int t0 = unit.chunk * kChunk + tile * kTileTokens + octet;
+      float s[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float v = ((c[0][i] + c[1][i]) + (c[2][i] + c[3][i])) * s_scale;
+        if (a.softcap > 0.f) v = a.softcap * tanhf(v / a.softcap);
+        const int t = t0 + (i >> 1) * 8;
+        s[i] = t < len && t >= oldest ? v * kLog2e : -INFINITY;
+      }
+      float p[4];
+      bool moved = false;
+      float rescale[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float top = fmaxf(s[h], s[2 + h]);
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 4));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 8));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 16));
+        const float next = fmaxf(m[h], top);
+        rescale[h] = m[h] == next ? 1.f : exp2f(m[h] - next);  // equal covers -inf - -inf
+        moved |= m[h] != next;
+        m[h] = next;
+        p[h] = next == -INFINITY ? 0.f : exp2f(s[h] - next);
+        p[2 + h] = next == -INFINITY ? 0.f : exp2f(s[2 + h] - next);
+        l[h] = l[h] * rescale[h] + (p[h] + p[2 + h]);
+      }
+      if (__any_sync(~0u, moved)) {
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+          o[i][0] *= rescale[0]; o[i][1] *= rescale[1];
+          o[i][2] *= rescale[0]; o[i][3] *= rescale[1];
+        }
+      }
+      const uint32_t b0 = movmatrix(pack2<T>(p[0], p[1])), b1 = movmatrix(pack2<T>(p[2], p[3]));
+      if constexpr (sizeof(T) == 2) {
+        const int row = (lane & 7) + (lane >> 4) * 8, half = (lane >> 3) & 1;
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+          uint32_t f[4];
+          const int chunk = i * 2 + half;
+          ldmatrix4_trans(f, vaddr + (chunk / 8) * S::kBoxBytes + swizzled<T>(row, chunk & 7, 128));
+          mma16816<T>(o[i], f, b0, b1);
+        }
+      } else {
+        const int row = (lane & 7) + ((lane >> 3) & 1) * 8;
+#pragma unroll
+        for (int i = 0; i < kSteps; i += 2) {
+          uint32_t f[4];
+          const int chunk = i + (lane >> 4);
+          ldmatrix4_trans(f, vaddr + (chunk * 16 / S::kSpan) * S::kBoxBytes + swizzled<T>(row, chunk & (S::kSpan / 16 - 1), S::kSpan));
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            // Each register holds two tokens x two neighbouring d: gather per d, then widen.
+            const uint32_t lo = f[h * 2], hi = f[h * 2 + 1];
+            const uint32_t g[4] = {e4m3x2_to_f16x2(__byte_perm(lo, 0, 0x4420)), e4m3x2_to_f16x2(__byte_perm(lo, 0, 0x4431)),
+                                   e4m3x2_to_f16x2(__byte_perm(hi, 0, 0x4420)), e4m3x2_to_f16x2(__byte_perm(hi, 0, 0x4431))};
+            mma16816<T>(o[i + h], g, b0, b1);
+          }
+        }
+      }
+      __syncwarp();
+      if (++stage == S::kStages) { stage = 0; phase ^= 1; }
+      issue();
+    }
+    const float v_scale = a.v_scale ? a.v_scale[unit.head] : 1.f;
+    const int64_t pair = static_cast<int64_t>(unit.row) * a.kv_heads + unit.head;
+    const auto d_of = [&](int i, int half) { return i * 16 + (sizeof(T) == 2 ? octet + half * 8 : octet * 2 + half); };
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      l[h] += __shfl_xor_sync(~0u, l[h], 4);
+      l[h] += __shfl_xor_sync(~0u, l[h], 8);
+      l[h] += __shfl_xor_sync(~0u, l[h], 16);
+      const int head = quad * 2 + h;
+      if (head >= a.group) continue;
+      if (unit.chunks == 1) {
+        const float f = l[h] > 0.f ? v_scale / l[h] : 0.f;
+        __nv_bfloat16* dst = a.out + unit.row * a.ldo + static_cast<int64_t>(unit.head * a.group + head) * D;
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+          dst[d_of(i, 0)] = __float2bfloat16(o[i][h] * f);
+          dst[d_of(i, 1)] = __float2bfloat16(o[i][2 + h] * f);
+        }
+      } else {
+        const int64_t at = (pair * a.max_chunks + unit.chunk - unit.first_chunk) * a.group + head;
+        if (octet == 0) a.partial_ml[at] = make_float2(m[h], l[h]);
+        float* dst = a.partial + at * D;
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+          dst[d_of(i, 0)] = o[i][h];
+          dst[d_of(i, 1)] = o[i][2 + h];
+        }
+      }
+    }
+    if (unit.chunks == 1) continue;
+    // The last chunk of a (row, head) to arrive combines them all, in order.
+    __syncwarp();
+    int last = 0;
+    if (lane == 0) {
+      asm volatile("fence.acq_rel.gpu;" ::: "memory");
+      last = atomicAdd(&a.arrivals[pair], 1u) == static_cast<uint32_t>(unit.chunks - 1);
+      if (last) a.arrivals[pair] = 0;
+      asm volatile("fence.acq_rel.gpu;" ::: "memory");
+    }
+    if (!__shfl_sync(~0u, last, 0)) continue;
+    constexpr int kPer = D / 32;
+    for (int head = 0; head < a.group; ++head) {
+      float top = -INFINITY, sum = 0.f, acc[kPer] = {};
+      for (int ch = 0; ch < unit.chunks; ++ch) {
+        const int64_t at = (pair * a.max_chunks + ch) * a.group + head;
+        const float2 ml = __ldcg(&a.partial_ml[at]);
+        const float next = fmaxf(top, ml.x);
+        const float keep = top == next ? 1.f : exp2f(top - next), f = ml.x == -INFINITY ? 0.f : exp2f(ml.x - next);
+        sum = sum * keep + f * ml.y;
+#pragma unroll
+        for (int i = 0; i < kPer; ++i) acc[i] = acc[i] * keep + f * __ldcg(&a.partial[at * D + i * 32 + lane]);
+        top = next;
+      }
+      const float f = sum > 0.f ? v_scale / sum : 0.f;
+#pragma unroll
+      for (int i = 0; i < kPer; ++i)
+        a.out[unit.row * a.ldo + static_cast<int64_t>(unit.head * a.group + head) * D + i * 32 + lane] = __float2bfloat16(acc[i] * f);
+    }
+  }
+  // Rows without tokens give zeros.
+  for (int r = blockIdx.x; r < a.rows; r += gridDim.x) {
+    if (work.lens[r] > 0) continue;
+    for (int i = threadIdx.x; i < a.heads * D; i += S::kWarps * 32) a.out[r * a.ldo + i] = __float2bfloat16(0.f);
+  }
+}
+
+}  // namespace octet::cuda::sm90
