@@ -1,1 +1,10 @@
-export {}
+export type { MemoryStats } from './allocator.js'
+export { Device, listLevels, openDevice, type DeviceOptions, type Isa } from './device.js'
+export type { TensorDType } from './dtype-codes.js'
+export { enqueue } from './enqueue.js'
+export { Graph } from './graph.js'
+export { OP_NAMES, type OpName } from './op-table.js'
+export { Event, Queue } from './queue.js'
+export { keep, scope } from './scope.js'
+export { Tensor, type Layout, type TensorFromOptions, type TensorOptions } from './tensor.js'
+export type { TensorData } from './tensor-data.js'

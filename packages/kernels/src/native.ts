@@ -1,0 +1,97 @@
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+import { OctetError } from '@octet-llm/core'
+import { opTableHash } from './op-table.js'
+
+declare const eventBrand: unique symbol
+declare const graphBrand: unique symbol
+/** A native event or recorded graph, freed with its JavaScript handle. */
+export type NativeEvent = { readonly [eventBrand]: true }
+export type NativeGraph = { readonly [graphBrand]: true }
+
+export interface NativeLevel {
+  readonly name: string
+  /** Whether this CPU and operating system run the level. */
+  readonly supported: boolean
+  /** Per op of the table: whether the level has a kernel. */
+  readonly ops: readonly boolean[]
+}
+
+/** What the addon exports (native/runtime/addon.cc). Addresses, ids, tickets and byte counts are plain numbers. */
+export interface NativeBinding {
+  describe(): { opHash: number; opCount: number; levels: NativeLevel[] }
+  setScratch(scratch: Float64Array): void
+  /** `values` holds (ticket, status, op, sequence) per completed ticket. */
+  onComplete(callback: (values: Float64Array) => void): void
+  ref(): void
+  unref(): void
+  createQueue(level: number, threads: number, spinMicros: number): number
+  destroyQueue(queue: number): void
+  completed(queue: number): number
+  enqueue(queue: number, ticket: number): void
+  mark(queue: number, ticket: number): void
+  clearFailure(queue: number): void
+  record(queue: number): NativeEvent
+  wait(queue: number, event: NativeEvent): void
+  eventDone(event: NativeEvent): boolean
+  copyIn(queue: number, address: number, rows: number, rowBytes: number, strideBytes: number, source: Uint8Array): boolean
+  copyOut(queue: number, address: number, rows: number, rowBytes: number, strideBytes: number, target: Uint8Array): void
+  repack(queue: number, source: number, target: number, itemBytes: number, shape: readonly number[], strides: readonly number[]): void
+  beginCapture(queue: number): void
+  endCapture(queue: number): NativeGraph
+  replay(queue: number, graph: NativeGraph): void
+  /** A zeroed block of memory, 64-byte aligned; 0 when the system refuses. */
+  reserve(bytes: number): number
+  release(address: number): void
+}
+
+/** Native statuses by number (`Status` in native/include/octet/op.h). */
+export const STATUS = ['ok', 'cancelled', 'unsupported', 'bad_index', 'io_error', 'short_read', 'out_of_memory', 'internal'] as const
+
+export const BUILD_COMMAND = 'npx octet build-native'
+
+/** Where a binary may lie, in the order they are tried: one built on this machine wins over the prebuilt package. */
+export function nativeCandidates(platform: string = process.platform, arch: string = process.arch): string[] {
+  return [
+    fileURLToPath(new URL('../build/Release/octet_cpu.node', import.meta.url)),
+    `@octet-llm/kernels-${platform}-${arch}`,
+  ]
+}
+
+/**
+ * Loads the native binary and checks that it belongs to this JavaScript.
+ * @throws OctetError `NATIVE_NOT_FOUND` with every attempt and the command that builds one; `ABI_MISMATCH` when the op
+ * tables differ.
+ */
+export function loadNative(candidates: readonly string[] = nativeCandidates()): NativeBinding {
+  const require = createRequire(import.meta.url)
+  const attempts: string[] = []
+  for (const candidate of candidates) {
+    let binding: NativeBinding
+    try {
+      binding = require(candidate) as NativeBinding
+    } catch (error) {
+      attempts.push(`${candidate}: ${error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error)}`)
+      continue
+    }
+    checkAbi(candidate, binding.describe().opHash)
+    return binding
+  }
+  throw new OctetError('NATIVE_NOT_FOUND', {
+    op: 'openDevice',
+    message: `No native binary of @octet-llm/kernels loads on ${process.platform}-${process.arch}; run \`${BUILD_COMMAND}\` to build one. Tried:\n${attempts.map((a) => `  ${a}`).join('\n')}`,
+    hint: `run \`${BUILD_COMMAND}\``,
+  })
+}
+
+/** @throws OctetError `ABI_MISMATCH` */
+export function checkAbi(path: string, received: number, expected: number = opTableHash()): void {
+  if (received === expected) return
+  throw new OctetError('ABI_MISMATCH', {
+    op: 'openDevice',
+    argument: path,
+    expected: `op table ${expected.toString(16)}`,
+    received: received.toString(16),
+    hint: `rebuild it with \`${BUILD_COMMAND}\` or install matching versions`,
+  })
+}
