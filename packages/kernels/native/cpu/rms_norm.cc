@@ -1,0 +1,26 @@
+// rmsNorm: s = x (+ residual, rounded to residualOut's dtype); residualOut = s
+//          out[n,d] = s[n,d] * rsqrt(mean_d(s[n,:]^2) + eps) * w[d]       w = weight, or 1 + weight
+// Tensors  t0 x [N,D], t1 weight [D], t2 residual? [N,D], t3 out [N,D], t4 residualOut? [N,D]; f32|bf16 each
+// Attrs    a0 eps, a1 zeroCenteredGamma, a2 castBeforeWeight (round s * rsqrt to out's dtype, then multiply: Llama)
+// Traffic  x, residual, weight once; out, residualOut once.   Order: fixed sum tree (norm_rows.h)
+#include "norm_rows.h"
+
+namespace octet::cpu::OCTET_LEVEL {
+
+Status op_rmsNorm(const OpCall& call, Context& ctx) {
+  const TensorArg &x = call.t[0], &weight = call.t[1], &residual = call.t[2], &out = call.t[3], &residual_out = call.t[4];
+  const int64_t d = x.cols();
+  const float eps = call.f(0);
+  const NormWeight w{&weight, nullptr, call.b(1), call.b(2), out.dtype};
+  if (!is_activation(x.dtype) || (residual && !is_activation(residual.dtype))) return Status::unsupported;
+  return by_activation(weight.dtype, [&]<class W>(W*) {
+    return by_activation(out.dtype, [&]<class Y>(Y*) {
+      return for_rows(ctx, x.rows(), d, [&](int64_t row, float* s) {
+        load_sum(x, residual, residual_out, row, d, s);
+        apply_norm<W>(s, d, 0.0f, rms_factor(s, d, eps), w, out.as<Y>() + row * out.row_stride);
+      });
+    });
+  });
+}
+
+}  // namespace octet::cpu::OCTET_LEVEL
