@@ -1,0 +1,250 @@
+import { OctetError, formatShape, numel, type WeightSink, type WeightSlot } from '@octet-llm/core'
+import { embedding, gatherRows, linear, scatterRows, softcap, Tensor, type Device } from '@octet-llm/kernels'
+import { InferenceParams } from '@octet-llm/kv-cache'
+
+import type { CausalLM, CausalLMInfo, ForwardInput, ForwardOutput, InferenceParamsRequest, ModelMemory, StepOptions } from './causal-lm.js'
+import type { LayerContext } from './context.js'
+import { packInput, type PackedInput } from './forward-input.js'
+import { findWeight, weightStream, type ModuleOptions } from './module.js'
+import { RMSNorm, type Norm } from './norm.js'
+import { ReferenceLayer } from './reference-layer.js'
+import type { RotaryPositionEmbedding, TokenRun } from './rotary-position-embedding.js'
+import type { DecoderLayer, TransformerLayer } from './transformer-layer.js'
+import { Weight } from './weight.js'
+import { weightSink } from './weight-sink.js'
+import { Workspace } from './workspace.js'
+
+/** A checkpoint tensor and the parameter that holds it; addresses as findWeight takes them. */
+export interface WeightMapEntry {
+  /** Name in the checkpoint. */
+  readonly name: string
+  /** Parameter of the model, e.g. `layers.0.self_attention.layernorm_qkv.weight.query`. */
+  readonly address: string
+  /** May be absent from the checkpoint. */
+  readonly optional?: boolean
+}
+
+/** What tells one decoder from another, besides its layers. */
+export interface DecoderOptions extends ModuleOptions {
+  readonly dtype: 'f32' | 'bf16'
+  readonly info: CausalLMInfo
+  /** Built by the caller, owned by the model. */
+  readonly layers: readonly TransformerLayer[]
+  /** `te` (default): fused. `reference`: the plain layer of Hugging Face, op by op, on the same weights. */
+  readonly decoderLayer?: 'te' | 'reference'
+  /** Rotary embedding of each layer; layers may share one. Owned by the model. */
+  readonly ropes: readonly RotaryPositionEmbedding[]
+  /** Multiplies the embedding (Gemma). Default 1. */
+  readonly embeddingScale?: number
+  readonly layernormEpsilon: number
+  readonly zeroCenteredGamma?: boolean
+  readonly castBeforeWeight?: boolean
+  /** The head is the embedding table. */
+  readonly tieWordEmbeddings: boolean
+  /** tanh(x / cap) * cap on the logits (Gemma 2). Default: none. */
+  readonly finalLogitSoftcapping?: number
+  readonly weightMap: readonly WeightMapEntry[]
+}
+
+/**
+ * The skeleton all models share: embedding, layers, final norm, head. Tokens run packed, without pads; the head runs on
+ * the positions whose logits are asked for. One resident copy of every weight.
+ */
+export class DecoderForCausalLM implements CausalLM {
+  readonly info: CausalLMInfo
+  readonly device: Device
+  readonly dtype: 'f32' | 'bf16'
+  readonly layers: readonly DecoderLayer[]
+  readonly tieWordEmbeddings: boolean
+  readonly #options: DecoderOptions
+  readonly #embedding: Weight
+  readonly #head: Weight
+  readonly #norm: Norm
+  readonly #ropes: ReadonlySet<RotaryPositionEmbedding>
+  readonly #weights: ReadonlyMap<string, Weight>
+  readonly #workspace: Workspace
+  #disposed = false
+
+  /** @throws OctetError `INVALID_ARGUMENT`, `OUT_OF_MEMORY` */
+  constructor(options: DecoderOptions) {
+    const { device, info, dtype } = options
+    this.#options = options
+    this.info = info
+    this.device = device
+    this.dtype = dtype
+    this.tieWordEmbeddings = options.tieWordEmbeddings
+    const reference = options.decoderLayer === 'reference'
+    this.layers = options.layers.map((layer) => (reference ? new ReferenceLayer(layer) : layer))
+    this.#ropes = new Set(options.ropes)
+    this.#workspace = new Workspace(device)
+    const table = { device, dtype: options.weightDtype ?? dtype, shape: [info.vocabSize, info.hiddenSize] }
+    this.#embedding = new Weight(table)
+    this.#head = this.tieWordEmbeddings ? this.#embedding : new Weight(table)
+    const { layernormEpsilon: eps, zeroCenteredGamma, castBeforeWeight } = options
+    this.#norm = new RMSNorm({ device, normalizedShape: info.hiddenSize, eps, zeroCenteredGamma, castBeforeWeight })
+    this.#weights = new Map([
+      ['embed_tokens.weight', this.#embedding],
+      ...this.layers.flatMap((layer, i) => layer.weights().map(([path, w]) => [`layers.${i}.${path}`, w] as [string, Weight])),
+      ['norm.weight', this.#norm.weight],
+      ...(this.tieWordEmbeddings ? [] : [['lm_head.weight', this.#head] as [string, Weight]]),
+    ])
+    if (options.initialize !== false) this.#initialize(options.seed ?? 0, options.initStd ?? 0.02)
+  }
+
+  createInferenceParams(request: InferenceParamsRequest): InferenceParams {
+    this.#alive('createInferenceParams')
+    const { numLayers, numKvHeads, headDim } = this.info
+    const { kvDtype, ...rest } = request
+    return new InferenceParams({
+      ...rest,
+      device: this.device,
+      numLayers,
+      numHeadsKv: numKvHeads,
+      headDimK: headDim,
+      dtype: kvDtype ?? this.dtype,
+      qkvFormat: 'thd',
+    })
+  }
+
+  step(tokens: Tensor, params: InferenceParams, options: StepOptions & { readonly logits: 'none' }): null
+  step(tokens: Tensor, params: InferenceParams, options?: StepOptions & { readonly logits?: 'last' | 'all' }): Tensor
+  step(tokens: Tensor, params: InferenceParams, options?: StepOptions): Tensor | null
+  step(tokens: Tensor, params: InferenceParams, options: StepOptions = {}): Tensor | null {
+    this.#alive('step')
+    checkTokens(tokens, params.totalTokens)
+    const count = params.totalTokens
+    const { cuSeqlensQ, preStepSeqlens } = params.host
+    const runs = Array.from({ length: params.batchSize }, (_, r) => ({ begin: preStepSeqlens[r]!, count: cuSeqlensQ[r + 1]! - cuSeqlensQ[r]! }))
+    const x = this.#embed(tokens, this.#workspace.get('x', [count, this.info.hiddenSize], this.dtype))
+    const contexts = this.#contexts({ workspace: this.#workspace, inferenceParams: params }, params.active.positions, runs)
+    for (const [i, layer] of this.layers.entries()) layer.run(x, contexts[i]!, x)
+    const logits = options.logits ?? 'last'
+    if (logits === 'none') return null
+    const everyRow = logits === 'all' || runs.every((run) => run.count === 1)
+    return this.#logits(everyRow ? x : gatherRows({ x, rows: params.active.lastTokens, out: this.#workspace.get('last', [params.batchSize, this.info.hiddenSize], this.dtype) }))
+  }
+
+  forward(input: ForwardInput & { readonly hiddenStates: true }): ForwardOutput
+  forward(input: ForwardInput & { readonly hiddenStates?: false }): Tensor
+  forward(input: ForwardInput & { readonly hiddenStates?: boolean }): Tensor | ForwardOutput {
+    this.#alive('forward')
+    const packed = packInput(this.device, input)
+    const workspace = new Workspace(this.device)
+    try {
+      const context: LayerContext = { workspace, ranges: packed.ranges }
+      const contexts = this.#contexts(context, packed.positions, packed.runs)
+      const keepAll = input.hiddenStates === true
+      const states: Tensor[] = []
+      let x = this.#embed(packed.tokens, workspace.get('x', [packed.count, this.info.hiddenSize], this.dtype))
+      for (const [i, layer] of this.layers.entries()) {
+        if (keepAll) states.push(this.#padded(x, packed))
+        x = layer.run(x, contexts[i]!, x)
+      }
+      const normed = this.#padded(this.#norm.forward(x, workspace.get('normed', x.shape, x.dtype)), packed)
+      const flat = normed.view([packed.batch * packed.width, this.info.hiddenSize])
+      const logits = this.#project(flat)
+      flat.dispose()
+      const shaped = logits.view([packed.batch, packed.width, this.info.vocabSize])
+      logits.dispose()
+      if (keepAll) return { logits: shaped, hiddenStates: [...states, normed] }
+      normed.dispose()
+      return shaped
+    } finally {
+      packed.dispose()
+      workspace.dispose()
+    }
+  }
+
+  /** One slot a checkpoint tensor, in file-independent order. */
+  slots(): WeightSlot[] {
+    return this.#options.weightMap.map(({ name, address, optional }) => {
+      const { weight, segment } = findWeight(this.#weights, address)
+      const shape = [...weight.view(segment).shape]
+      return { name, shape, quantizable: shape.length === 2 && address.startsWith('layers.'), ...(optional === true ? { optional } : {}) }
+    })
+  }
+
+  /** Uploads what a loader accepts into the slots' parameters, tensor by tensor. */
+  sink(options: { readonly signal?: AbortSignal } = {}): WeightSink {
+    const addresses = new Map(this.#options.weightMap.map((entry) => [entry.name, entry.address]))
+    return weightSink((slot) => {
+      const { weight, segment } = findWeight(this.#weights, addresses.get(slot.name) ?? slot.name)
+      return weight.view(segment)
+    }, options.signal)
+  }
+
+  /** Parameters by path. */
+  get weights(): ReadonlyMap<string, Weight> {
+    return this.#weights
+  }
+
+  memory(): ModelMemory {
+    const sum = (sizes: Iterable<number>) => [...sizes].reduce((total, n) => total + n, 0)
+    return {
+      weightsBytes: sum([...new Set(this.#weights.values())].map((w) => w.byteLength)),
+      tablesBytes: sum([...this.#ropes].map((rope) => rope.byteLength)),
+      workspaceBytes: this.#workspace.byteLength,
+    }
+  }
+
+  /** Waits for enqueued work, then frees weights, tables and activations. Idempotent. */
+  async dispose(): Promise<void> {
+    if (this.#disposed) return
+    this.#disposed = true
+    for (const owner of [...this.layers, ...this.#ropes, this.#norm, this.#embedding, this.#head, this.#workspace]) owner.dispose()
+    await this.device.synchronize()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose()
+  }
+
+  #initialize(seed: number, std: number): void {
+    this.#embedding.randomize(seed, std, [weightStream(0, 0)])
+    if (!this.tieWordEmbeddings) this.#head.randomize(seed, std, [weightStream(0, 1)])
+    this.#norm.initialize()
+  }
+
+  #embed(ids: Tensor, out: Tensor): Tensor {
+    return embedding({ ids, table: this.#embedding.tensor, scale: this.#options.embeddingScale ?? 1, out })
+  }
+
+  /** A context for each layer: they differ in their rotary tables only. */
+  #contexts(base: LayerContext, positions: Tensor, runs: readonly TokenRun[]): LayerContext[] {
+    const byRope = new Map<RotaryPositionEmbedding, LayerContext>()
+    for (const rope of this.#ropes) byRope.set(rope, { ...base, rope: rope.forTokens(positions, runs) })
+    return this.#options.ropes.map((rope) => byRope.get(rope)!)
+  }
+
+  #logits(x: Tensor): Tensor {
+    return this.#project(this.#norm.forward(x, this.#workspace.get('normed', x.shape, x.dtype)))
+  }
+
+  /** @returns f32 [N, V], the caller's */
+  #project(x: Tensor): Tensor {
+    const out = Tensor.empty([x.shape[0]!, this.info.vocabSize], { dtype: 'f32', device: this.device })
+    linear({ x, weight: this.#head.tensor, out })
+    const cap = this.#options.finalLogitSoftcapping
+    return cap === undefined ? out : softcap({ x: out, cap, out })
+  }
+
+  /** Packed tokens as [B, S, hidden], pads zero; a new tensor. */
+  #padded(x: Tensor, packed: PackedInput): Tensor {
+    const shape = [packed.batch, packed.width, this.info.hiddenSize]
+    const full = Tensor.zeros(shape, { dtype: x.dtype, device: this.device })
+    const flat = full.view([packed.batch * packed.width, this.info.hiddenSize])
+    scatterRows({ x, rows: packed.index, out: flat })
+    flat.dispose()
+    return full
+  }
+
+  #alive(op: string): void {
+    if (this.#disposed) throw new OctetError('DISPOSED', { op, message: `[${op}] the model was disposed; load it again` })
+  }
+}
+
+function checkTokens(tokens: Tensor, expected: number): void {
+  if (tokens.dtype !== 'i32') throw new OctetError('DTYPE_MISMATCH', { op: 'step', argument: 'tokens', expected: 'i32', received: tokens.dtype })
+  if (tokens.shape.length === 1 && numel(tokens.shape) === expected) return
+  throw new OctetError('SHAPE_MISMATCH', { op: 'step', argument: 'tokens', expected: `[${expected}] as preStep announced`, received: formatShape(tokens.shape) })
+}

@@ -1,0 +1,88 @@
+import { OctetError, formatShape } from '@octet-llm/core'
+import { Tensor, type Device } from '@octet-llm/kernels'
+
+import type { ForwardInput } from './causal-lm.js'
+import type { TokenRanges } from './context.js'
+import type { TokenRun } from './rotary-position-embedding.js'
+
+/** A batch without its pads, ready for the layers. */
+export interface PackedInput {
+  readonly batch: number
+  readonly width: number
+  /** T: tokens that are not pads. */
+  readonly count: number
+  /** i32 [T] */
+  readonly tokens: Tensor
+  /** i32 [T] */
+  readonly positions: Tensor
+  /** i32 [T]: where each token stands in [B * S]. */
+  readonly index: Tensor
+  readonly ranges: TokenRanges
+  readonly runs: readonly TokenRun[]
+  dispose(): void
+}
+
+/**
+ * Drops the pads of a batch. A pad anywhere in a row is left out, and positions count tokens only, so padding never
+ * changes a token's result. The caller's arrays are read, not kept.
+ * @throws OctetError `SHAPE_MISMATCH` for rows of unequal length or a mask of another shape, `DTYPE_MISMATCH`, `INVALID_ARGUMENT`
+ */
+export function packInput(device: Device, input: ForwardInput): PackedInput {
+  const { inputIds, attentionMask } = input
+  const [batch, width] = inputIds instanceof Tensor ? tensorSize(inputIds) : arraySize(inputIds)
+  checkMask(attentionMask, batch, width)
+  const kept = Array.from({ length: batch }, (_, row) => {
+    const columns = Array.from({ length: width }, (_, i) => i)
+    const mask = attentionMask?.[row]
+    return mask === undefined ? columns : columns.filter((i) => mask[i])
+  })
+  const i32 = (data: number[]) => Tensor.from(Int32Array.from(data), { shape: [data.length], dtype: 'i32', device })
+  const lens = kept.map((columns) => columns.length)
+  const count = lens.reduce((sum, n) => sum + n, 0)
+  const starts = lens.map((_, row) => lens.slice(0, row).reduce((sum, n) => sum + n, 0))
+  const index = i32(kept.flatMap((columns, row) => columns.map((column) => row * width + column)))
+  const ids = inputIds instanceof Tensor ? deviceIds(inputIds, count) : i32(kept.flatMap((columns, row) => columns.map((column) => inputIds[row]![column]!)))
+  const ranges = { starts: i32(starts), lens: i32(lens) }
+  const positions = i32(kept.flatMap((columns) => columns.map((_, position) => position)))
+  return {
+    batch,
+    width,
+    count,
+    tokens: ids,
+    positions,
+    index,
+    ranges,
+    runs: lens.map((n) => ({ begin: 0, count: n })),
+    dispose: () => {
+      for (const t of [ids, positions, index, ranges.starts, ranges.lens]) t.dispose()
+    },
+  }
+}
+
+function deviceIds(ids: Tensor, count: number): Tensor {
+  if (count !== ids.shape[0]! * ids.shape[1]!) {
+    throw new OctetError('INVALID_ARGUMENT', { op: 'forward', argument: 'inputIds', expected: 'arrays on the host when attentionMask leaves tokens out', received: 'a tensor' })
+  }
+  return ids.view([count])
+}
+
+function tensorSize(ids: Tensor): [number, number] {
+  if (ids.dtype !== 'i32') throw new OctetError('DTYPE_MISMATCH', { op: 'forward', argument: 'inputIds', expected: 'i32', received: ids.dtype })
+  if (ids.shape.length !== 2) throw new OctetError('SHAPE_MISMATCH', { op: 'forward', argument: 'inputIds', expected: '[B, S]', received: formatShape(ids.shape) })
+  return [ids.shape[0]!, ids.shape[1]!]
+}
+
+function arraySize(rows: readonly ArrayLike<number>[]): [number, number] {
+  const width = rows[0]?.length ?? 0
+  const uneven = rows.findIndex((row) => row.length !== width)
+  if (uneven >= 0) {
+    throw new OctetError('SHAPE_MISMATCH', { op: 'forward', argument: `inputIds[${uneven}]`, expected: `${width} ids as in row 0`, received: String(rows[uneven]!.length), hint: 'pad the shorter rows and pass attentionMask' })
+  }
+  return [rows.length, width]
+}
+
+function checkMask(mask: ForwardInput['attentionMask'], batch: number, width: number): void {
+  if (mask === undefined) return
+  const fits = mask.length === batch && mask.every((row) => row.length === width)
+  if (!fits) throw new OctetError('SHAPE_MISMATCH', { op: 'forward', argument: 'attentionMask', expected: `[${batch}][${width}]`, received: `[${mask.length}][${mask.map((row) => row.length).join(' or ')}]` })
+}

@@ -1,0 +1,91 @@
+import { OctetError, numel, type DType, type Shape } from '@octet-llm/core'
+import { fill, randomWeights, Tensor, type Device } from '@octet-llm/kernels'
+
+export interface WeightSegment {
+  readonly name: string
+  /** Logical rows of the weight. */
+  readonly rows: number
+}
+
+export interface WeightOptions {
+  readonly device: Device
+  readonly dtype: DType
+  /** [rows, columns], or [n] for gammas and biases. */
+  readonly shape: Shape
+  /** Row ranges with a name, in order, which add up to all rows (Q|K|V, gate|up). Default: none. */
+  readonly segments?: readonly WeightSegment[]
+}
+
+/**
+ * One allocation of logical rows, optionally in named segments: a fused projection is one Weight, while checkpoints
+ * address its segments. The single resident copy of a parameter.
+ */
+export class Weight {
+  readonly shape: Shape
+  readonly dtype: DType
+  readonly segments: readonly WeightSegment[]
+  /** All rows, row-major. */
+  readonly tensor: Tensor
+  readonly #views = new Map<string, Tensor>()
+
+  constructor(options: WeightOptions) {
+    this.shape = options.shape
+    this.dtype = options.dtype
+    this.segments = options.segments ?? []
+    this.tensor = Tensor.empty(options.shape, { dtype: options.dtype, device: options.device })
+    const rows = this.segments.reduce((sum, s) => sum + s.rows, 0)
+    if (this.segments.length > 0 && rows !== this.shape[0]) {
+      throw new OctetError('SHAPE_MISMATCH', { op: 'Weight', argument: 'segments', expected: `${this.shape[0]} rows`, received: String(rows) })
+    }
+  }
+
+  get byteLength(): number {
+    return this.tensor.byteLength
+  }
+
+  /** Rows [begin, end) of a segment. @throws OctetError `INVALID_ARGUMENT` for an unknown name. */
+  range(segment: string): readonly [begin: number, end: number] {
+    let begin = 0
+    for (const s of this.segments) {
+      if (s.name === segment) return [begin, begin + s.rows]
+      begin += s.rows
+    }
+    const names = this.segments.map((s) => s.name).join(', ') || 'no segment'
+    throw new OctetError('INVALID_ARGUMENT', { op: 'Weight', argument: 'segment', expected: names, received: segment })
+  }
+
+  /** The rows of one segment, sharing storage; the whole weight without a name. Owned by the weight. */
+  view(segment?: string): Tensor {
+    if (segment === undefined) return this.tensor
+    const held = this.#views.get(segment)
+    if (held !== undefined) return held
+    const made = this.tensor.rows(...this.range(segment))
+    this.#views.set(segment, made)
+    return made
+  }
+
+  /** Every element becomes `value`. */
+  fill(value: number): void {
+    fill({ out: this.tensor, value })
+  }
+
+  /**
+   * Uniform values of the given standard deviation from (seed, stream, element), a stream for each segment, so that the
+   * values of `q_proj` do not depend on whether it is fused.
+   * @param streams one a segment, or one for a weight without segments
+   */
+  randomize(seed: number, std: number, streams: readonly number[]): void {
+    const names = this.segments.length === 0 ? [undefined] : this.segments.map((s) => s.name)
+    for (const [i, name] of names.entries()) randomWeights({ out: this.view(name), seed, std, stream: streams[i]! })
+  }
+
+  get size(): number {
+    return numel(this.shape)
+  }
+
+  dispose(): void {
+    for (const t of this.#views.values()) t.dispose()
+    this.#views.clear()
+    this.tensor.dispose()
+  }
+}
