@@ -52,6 +52,17 @@ template <class T, int D> struct AttnShape {
 template <class T> __device__ __forceinline__ uint32_t swizzled(int row, int chunk, int span) {
   return span == 128 ? row * 128 + (((chunk ^ row) & 7) << 4) : row * 64 + (((chunk ^ (row >> 1)) & 3) << 4);
 }
+// Zeroes the rows of a V tile past the sequence: their weights are 0, and 0 times a stale NaN is not.
+template <int kBoxes, int kBoxBytes, int kSpan>
+__device__ __forceinline__ void clear_rows(uint8_t* tile, int first, int rows, int thread, int threads) {
+  constexpr int kPieces = kSpan / 16;
+  for (int i = thread; i < (rows - first) * kPieces * kBoxes; i += threads) {
+    const int row = first + i / (kPieces * kBoxes), piece = i % (kPieces * kBoxes);
+    *reinterpret_cast<uint4*>(tile + (piece / kPieces) * kBoxBytes + row * kSpan + (piece % kPieces) * 16) = make_uint4(0, 0, 0, 0);
+  }
+  fence_proxy_async();  // the copy engine writes this tile next
+  __syncwarp();
+}
 __device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], uint32_t addr) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(addr));
 }
@@ -240,6 +251,8 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
     const int tiles = (unit.tokens + kTileTokens - 1) / kTileTokens;
     for (int tile = 0; tile < tiles; ++tile) {
       mbar_wait(&my_bars[stage], phase);
+      const int valid = len - (unit.chunk * kChunk + tile * kTileTokens);
+      if (valid < kTileTokens) clear_rows<S::kBoxes, S::kBoxBytes, S::kSpan>(my_ring + stage * 2 * S::kTile + S::kTile, valid, kTileTokens, lane, 32);
       const uint8_t* kt = my_ring + stage * 2 * S::kTile;
       const uint32_t kaddr = smem_addr(kt), vaddr = kaddr + S::kTile;
       float c[4][4] = {};  // four chains hide the MMA latency; added in order

@@ -47,6 +47,9 @@ __device__ __forceinline__ void tma_load_2d(void* dst, const CUtensorMap* map, u
       : "memory");
 }
 
+// Orders this thread's ordinary shared-memory accesses before later ones of the copy engine and the tensor cores.
+__device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // Warpgroup MMA ----------------------------------------------------------------------------------------------------
 // Shared-memory matrix descriptor, K-major tile with the 128-byte swizzle: rows of 128 bytes, eight-row groups 1024
 // bytes apart. The tile must start on a 1024-byte boundary; stepping K inside the 128 bytes adds to the start address.
