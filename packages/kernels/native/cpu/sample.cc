@@ -3,7 +3,8 @@
 // Attrs    a0 seedLo, a1 seedHi, a2 temperature (0: argmax), a3 topK (0: all), a4 topP (1: all), a5 minP (0: all)
 // Values   s = logit / temperature in float32, w = exp(s - max s), and in this order
 //            top-k  keeps s >= the k-th largest s (ties at the k-th are all kept, as in transformers)
-//            top-p  keeps a token when the tokens of strictly larger s hold less than topP of the mass left by top-k
+//            top-p  keeps a token when those before it hold less than topP of the mass left by top-k; before it are the
+//                   tokens of larger s and, at the same s, of larger id (an ascending stable sort, as transformers sorts)
 //            min-p  keeps w >= minP (the largest w is 1)
 //          then the first token, in order of id, whose running sum of w passes u * total; u = philoxUniform(seed,
 //          sequenceIds[n], positions[n]), so a draw does not depend on the batch. Sums are float64 in order of id.
@@ -28,15 +29,14 @@ struct Candidates {
   int32_t* id;   // ascending
   int64_t count;
 
+  // keep(i), i the place before filtering; a place is asked once, in order.
   template <class Keep> void filter(Keep keep) {
     int64_t kept = 0;
     for (int64_t i = 0; i < count; ++i) {
-      const float v = s[i], weight = w[i];
-      const int32_t token = id[i];
-      s[kept] = v;
-      w[kept] = weight;
-      id[kept] = token;
-      kept += keep(v) ? 1 : 0;
+      if (!keep(i)) continue;
+      s[kept] = s[i];
+      w[kept] = w[i];
+      id[kept++] = id[i];
     }
     count = kept;
   }
@@ -104,14 +104,23 @@ int32_t draw(int64_t v, const Options& o, double u, Candidates c, double* bucket
   if (o.top_k > 0 && o.top_k < c.count) {
     const uint32_t least = threshold(
         c, reinterpret_cast<int64_t*>(bucket), [](int64_t) { return int64_t{1}; }, [&](int64_t n) { return n >= o.top_k; });
-    c.filter([least](float s) { return order_key(s) >= least; });
+    c.filter([&](int64_t i) { return order_key(c.s[i]) >= least; });
   }
   c.weigh(top);
   if (o.top_p < 1.0) {
     const double mass = o.top_p * c.mass();
     const uint32_t least = threshold(
         c, bucket, [&](int64_t i) { return static_cast<double>(c.w[i]); }, [mass](double m) { return m >= mass && m > 0; });
-    c.filter([least](float s) { return order_key(s) >= least; });
+    // Of the tokens at the threshold itself, those of the largest ids, as many as the mass needs.
+    double before = 0;
+    int64_t first = c.count;  // of those that stay
+    for (int64_t i = 0; i < c.count; ++i) before += order_key(c.s[i]) > least ? static_cast<double>(c.w[i]) : 0.0;
+    for (int64_t i = c.count - 1; i >= 0 && (before < mass || first == c.count); --i) {
+      if (order_key(c.s[i]) != least) continue;
+      before += c.w[i];
+      first = i;
+    }
+    c.filter([&](int64_t i) { return order_key(c.s[i]) > least || (order_key(c.s[i]) == least && i >= first); });
   }
   double total = 0;
   int64_t last = 0;
