@@ -9,9 +9,12 @@ import { makeNorm, type Norm, type Normalization, type ResidualSum } from './nor
 import type { Weight } from './weight.js'
 import { Workspace } from './workspace.js'
 
-/** GELU is the tanh form. Gated ones compute act(gate) * up; `glu` gates with the sigmoid. */
-export const GATED_ACTIVATIONS = ['geglu', 'glu', 'qgeglu', 'reglu', 'sreglu', 'swiglu'] as const
-export const PLAIN_ACTIVATIONS = ['gelu', 'qgelu', 'relu', 'silu', 'srelu'] as const
+/**
+ * Gated ones compute act(gate) * up; `glu` gates with the sigmoid. GELU is the tanh form, as in TransformerEngine; the
+ * forms ending in `Erf` (not in TransformerEngine) are the exact ones.
+ */
+export const GATED_ACTIVATIONS = ['geglu', 'glu', 'qgeglu', 'reglu', 'sreglu', 'swiglu', 'gegluErf'] as const
+export const PLAIN_ACTIVATIONS = ['gelu', 'qgelu', 'relu', 'silu', 'srelu', 'geluErf'] as const
 type Gated = (typeof GATED_ACTIVATIONS)[number]
 type Plain = (typeof PLAIN_ACTIVATIONS)[number]
 export type Activation = Gated | Plain

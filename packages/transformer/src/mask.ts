@@ -30,10 +30,10 @@ export function checkWindow(op: string, window: WindowSize): void {
   }
 }
 
-/** attentionDense's code: 0 none, 1 aligned at the first token, 2 aligned at the last. */
-export function causalAlignment(maskType: AttnMaskType): 0 | 1 | 2 {
-  if (!maskType.includes('causal')) return 0
-  return maskType.endsWith('bottom_right') ? 2 : 1
+/** Where the diagonal of a mask without a cache lies: through the first or through the last query and key. */
+export function causalAlignment(maskType: AttnMaskType): 'none' | 'topLeft' | 'bottomRight' {
+  if (!maskType.includes('causal')) return 'none'
+  return maskType.endsWith('bottom_right') ? 'bottomRight' : 'topLeft'
 }
 
 /** What the cached attention kernel needs: causal is always aligned at the last token, so all causal masks agree. */

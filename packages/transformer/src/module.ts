@@ -1,4 +1,4 @@
-import { OctetError, type DType } from '@octet-llm/core'
+import { OctetError } from '@octet-llm/core'
 import type { Device } from '@octet-llm/kernels'
 
 import type { Weight } from './weight.js'
@@ -79,6 +79,6 @@ export function checkSizes(op: string, sizes: Readonly<Record<string, number>>):
 }
 
 /** Storage dtype of a projection's weights. */
-export function weightDtypeOf(options: ModuleOptions): DType & ('f32' | 'bf16' | 'f16') {
+export function weightDtypeOf(options: ModuleOptions): 'f32' | 'bf16' | 'f16' {
   return options.weightDtype ?? options.dtype ?? 'f32'
 }

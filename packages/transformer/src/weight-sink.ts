@@ -24,7 +24,7 @@ async function uploadQuantized(source: QuantizedSource, out: Tensor, signal: Abo
   try {
     await upload(source.data, data, { signal })
     await upload(source.scaleInv, scaleInv, { signal })
-    dequantize({ data, scaleInv, granularity: source.granularity, out })
+    dequantize({ x: { data, scaleInv, granularity: source.granularity }, out })
   } finally {
     data.dispose()
     scaleInv.dispose()

@@ -1,5 +1,5 @@
-import { OctetError, numel, type DType, type Shape } from '@octet-llm/core'
-import { fill, randomWeights, Tensor, type Device } from '@octet-llm/kernels'
+import { OctetError, numel, type Shape } from '@octet-llm/core'
+import { fill, randomWeights, Tensor, type Device, type TensorDType } from '@octet-llm/kernels'
 
 export interface WeightSegment {
   readonly name: string
@@ -9,7 +9,7 @@ export interface WeightSegment {
 
 export interface WeightOptions {
   readonly device: Device
-  readonly dtype: DType
+  readonly dtype: TensorDType
   /** [rows, columns], or [n] for gammas and biases. */
   readonly shape: Shape
   /** Row ranges with a name, in order, which add up to all rows (Q|K|V, gate|up). Default: none. */
@@ -22,7 +22,7 @@ export interface WeightOptions {
  */
 export class Weight {
   readonly shape: Shape
-  readonly dtype: DType
+  readonly dtype: TensorDType
   readonly segments: readonly WeightSegment[]
   /** All rows, row-major. */
   readonly tensor: Tensor

@@ -1,6 +1,5 @@
-import type { DType, Shape } from '@octet-llm/core'
-import { sameShape } from '@octet-llm/core'
-import { keep, Tensor, type Device } from '@octet-llm/kernels'
+import { sameShape, type Shape } from '@octet-llm/core'
+import { keep, Tensor, type Device, type TensorDType } from '@octet-llm/kernels'
 
 /**
  * Named buffers for values between two ops. One queue runs its ops in order, so layers share them: the next layer may
@@ -15,7 +14,7 @@ export class Workspace {
   }
 
   /** The buffer of that name, with undefined contents after a change of shape or dtype. Owned by the workspace. */
-  get(name: string, shape: Shape, dtype: DType): Tensor {
+  get(name: string, shape: Shape, dtype: TensorDType): Tensor {
     const held = this.#buffers.get(name)
     // A scope around the caller may have freed it.
     const usable = held !== undefined && !held.disposed && held.dtype === dtype && sameShape(held.shape, shape)
