@@ -1,0 +1,92 @@
+import { readFileSync } from 'node:fs'
+import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os'
+import type { Command } from 'commander'
+import { OctetError } from '@octet-llm/core'
+import { listLevels, openDevice } from '@octet-llm/kernels'
+import { version } from '../../version.js'
+import type { Context } from '../context.js'
+import { formatBytes, formatTable } from '../table.js'
+
+/** One thing that was looked at. */
+interface Finding {
+  readonly name: string
+  /** `warning`: it works, but not as well as it could. */
+  readonly status: 'ok' | 'warning' | 'missing'
+  readonly found: string
+  /** What to do; only where something is not ok. */
+  readonly remedy?: string
+}
+
+export function addDoctor(program: Command, { output, json }: Context): void {
+  program
+    .command('doctor')
+    .description('say what this machine runs, what is missing and the command that mends it')
+    .action(async () => {
+      const findings = await examine()
+      if (json) {
+        await output.json({ findings })
+      } else {
+        await output.write(formatTable(findings.map(({ name, status, found }) => [name, status, found])))
+        for (const { name, remedy } of findings) if (remedy !== undefined) await output.write(`\n${name}: ${remedy}\n`)
+      }
+      if (findings.some(({ status }) => status === 'missing')) {
+        throw new OctetError('NOT_SUPPORTED', { op: 'doctor', message: 'this machine cannot run models yet; see what is missing above', hint: 'see the findings' })
+      }
+    })
+}
+
+async function examine(): Promise<Finding[]> {
+  return [
+    { name: 'octet', status: 'ok', found: version },
+    nodeFinding(),
+    { name: 'system', status: 'ok', found: `${process.platform}-${process.arch} ${release()}, ${libc()}` },
+    { name: 'cpu', status: 'ok', found: `${cpus()[0]?.model.trim() ?? 'unknown'}, ${availableParallelism()} usable` },
+    { name: 'memory', status: 'ok', found: `${formatBytes(freemem())} free of ${formatBytes(totalmem())}` },
+    ...(await kernelFindings()),
+    cudaFinding(),
+  ]
+}
+
+function nodeFinding(): Finding {
+  const found = process.versions.node
+  const major = Number(found.split('.')[0])
+  return major >= 22
+    ? { name: 'node', status: 'ok', found }
+    : { name: 'node', status: 'ok', found: `${found} (24 is recommended)` }
+}
+
+/** The C library, which decides whether a prebuilt binary fits. */
+function libc(): string {
+  const { glibcVersionRuntime } = (process.report.getReport() as unknown as { header: { glibcVersionRuntime?: string } }).header
+  return glibcVersionRuntime === undefined ? 'no glibc' : `glibc ${glibcVersionRuntime}`
+}
+
+async function kernelFindings(): Promise<Finding[]> {
+  try {
+    const device = await openDevice('cpu')
+    const runs = listLevels().filter((level) => level.supported).map((level) => level.name)
+    const lacking = Object.entries(device.kernels()).filter(([, variant]) => variant === 'none').map(([op]) => op)
+    const findings: Finding[] = [
+      { name: 'kernels', status: 'ok', found: `${device.isa} of ${runs.join(', ')}; ${device.threads} threads` },
+      ...(lacking.length === 0 ? [] : [{ name: 'ops', status: 'warning' as const, found: `without ${lacking.join(', ')}`, remedy: 'rebuild the kernels with `octet build-native`' }]),
+    ]
+    await device.dispose()
+    return findings
+  } catch (error) {
+    if (!OctetError.is(error)) throw error
+    return [{ name: 'kernels', status: 'missing', found: error.code, remedy: error.message }]
+  }
+}
+
+/** CUDA: what the machine has, and that this version does not use it. */
+function cudaFinding(): Finding {
+  let driver: string | undefined
+  try {
+    driver = /Kernel Module\s+(?:for \S+\s+)?(\S+)/.exec(readFileSync('/proc/driver/nvidia/version', 'utf8'))?.[1]
+  } catch {
+    // No driver: nothing to use.
+  }
+  return driver === undefined
+    ? { name: 'cuda', status: 'ok', found: 'no NVIDIA driver; models run on the CPU' }
+    : { name: 'cuda', status: 'warning', found: `driver ${driver}`, remedy: 'this version has no CUDA backend, so models run on the CPU' }
+}

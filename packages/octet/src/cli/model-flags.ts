@@ -1,0 +1,91 @@
+import { type Command, Option } from 'commander'
+import { OctetError } from '@octet-llm/core'
+import { loadModel, type LoadModelOptions } from '../load-model.js'
+import type { LanguageModel } from '../language-model.js'
+import { askBeforePull } from './ask.js'
+import type { Context } from './context.js'
+import { createProgress } from './progress.js'
+import { device, oneOf, wholeNumber } from './values.js'
+
+/** Flags of every command that runs a model. */
+export interface ModelFlags {
+  readonly model: string
+  readonly device: NonNullable<LoadModelOptions['device']>
+  readonly dtype: NonNullable<LoadModelOptions['dtype']>
+  readonly threads?: number
+  readonly isa?: LoadModelOptions['isa']
+  readonly revision?: string
+  readonly yes?: boolean
+  readonly fp8?: string | true
+  readonly kvDtype?: 'bf16' | 'fp8' | 'f32'
+  readonly paged?: boolean
+  readonly pageSize?: number
+  readonly graphs?: boolean
+}
+
+export function addModelFlags(command: Command): Command {
+  return command
+    .requiredOption('--model <DIR|HUB_ID>', 'folder of a checkpoint, or its name on the hub')
+    .addOption(new Option('--device <NAME>', 'auto, cpu or cuda[:N]').default('auto').argParser(device))
+    .addOption(new Option('--dtype <TYPE>', 'auto (as the checkpoint), f32 or bf16').default('auto').argParser(oneOf('auto', 'f32', 'bf16')))
+    .addOption(new Option('--threads <N>', 'CPU threads').argParser(wholeNumber(1, 1024)))
+    .addOption(new Option('--isa <LEVEL>', 'CPU level to run').argParser(oneOf('auto', 'baseline', 'avx2', 'avx512', 'avx512bf16', 'neon')))
+    .addOption(new Option('--revision <NAME>', 'branch, tag or commit on the hub'))
+    .addOption(new Option('--yes', 'download without asking'))
+    .addOption(new Option('--fp8 [RECIPE]').hideHelp())
+}
+
+/** Flags of the key/value cache. */
+export function addCacheFlags(command: Command): Command {
+  return command
+    .addOption(new Option('--kv-dtype <TYPE>', 'type of the cache: bf16 or f32').argParser(oneOf('bf16', 'f32', 'fp8')))
+    .addOption(new Option('--paged', 'paged cache'))
+    .addOption(new Option('--page-size <N>', 'tokens of a page').argParser(wholeNumber(1, 1 << 20)))
+    .addOption(new Option('--graphs').hideHelp())
+}
+
+function notYet(flag: string, hint: string): OctetError {
+  return new OctetError('NOT_SUPPORTED', { op: 'octet', argument: flag, message: `${flag} is not part of this version; ${hint}`, hint })
+}
+
+/** What the flags ask of the cache. @throws OctetError `NOT_SUPPORTED` */
+function cacheOptions(flags: ModelFlags): LoadModelOptions['kvCache'] {
+  if (flags.kvDtype === 'fp8') throw notYet('--kv-dtype fp8', 'use --kv-dtype bf16 or f32')
+  return {
+    ...(flags.kvDtype === undefined ? {} : { dtype: flags.kvDtype }),
+    ...(flags.paged === true ? { isPaged: true } : {}),
+    ...(flags.pageSize === undefined ? {} : { pageSize: flags.pageSize }),
+  }
+}
+
+/** Loads the model that the flags name, with a progress bar for a person who looks on. */
+export async function loadFromFlags(flags: ModelFlags, context: Context): Promise<LanguageModel> {
+  if (flags.fp8 !== undefined) throw notYet('--fp8', 'run without it: weights keep the dtype of the checkpoint')
+  if (flags.graphs === true) throw notYet('--graphs', 'run without it')
+  const progress = createProgress('loading', context.stderr, context.output.interactive)
+  try {
+    return await loadModel(flags.model, {
+      device: flags.device,
+      dtype: flags.dtype,
+      threads: flags.threads,
+      isa: flags.isa,
+      revision: flags.revision,
+      kvCache: cacheOptions(flags),
+      signal: context.signal,
+      confirmPull: askBeforePull(flags.yes === true, context),
+      onProgress: ({ doneBytes, totalBytes }) => progress.update(doneBytes, totalBytes),
+    })
+  } finally {
+    progress.end()
+  }
+}
+
+/** Runs `work` on the model of the flags and disposes it, whatever happens. */
+export async function withModel<T>(flags: ModelFlags, context: Context, work: (llm: LanguageModel) => Promise<T>): Promise<T> {
+  const llm = await loadFromFlags(flags, context)
+  try {
+    return await work(llm)
+  } finally {
+    await llm.dispose()
+  }
+}
