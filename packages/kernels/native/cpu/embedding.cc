@@ -1,5 +1,5 @@
 // embedding: out[t,:] = table[ids[t],:] * scale
-// Tensors  t0 ids i32[T], t1 table [V,D] f32|bf16|f16, t2 out [T,D] f32|bf16
+// Tensors  t0 ids i32[T], t1 table [V,D] f32|bf16|f16|e4m3|e5m2, t2 out [T,D] f32|bf16
 // Attrs    a0 scale: float32 product, rounded once at the store (Gemma multiplies by sqrt(D))
 // Traffic  T rows of the table, out once.   Fails with bad_index for an id outside [0, V)
 #include "op_util.h"
@@ -10,7 +10,6 @@ Status op_embedding(const OpCall& call, Context& ctx) {
   const TensorArg &ids = call.t[0], &table = call.t[1], &out = call.t[2];
   const int64_t d = out.cols(), vocab = table.rows();
   const F32 factor = set1(call.f(0));
-  if (table.dtype == DType::e4m3 || table.dtype == DType::e5m2) return Status::unsupported;
   return by_float(table.dtype, [&]<class X>(X*) {
     return by_activation(out.dtype, [&]<class Y>(Y*) {
       Fault fault;

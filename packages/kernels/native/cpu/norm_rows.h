@@ -44,10 +44,10 @@ struct NormWeight {
 };
 
 // out = ((x - mean) * factor) [rounded] * (weight | 1 + weight) + bias, rounded once at the store.
-template <class W, class Y>
+template <class W, class B, class Y>
 OCTET_INLINE void apply_norm(const float* x, int64_t n, float mean, float factor, const NormWeight& w, Y* out) {
   const W* const weight = w.weight->as<const W>();
-  const W* const bias = w.bias != nullptr ? w.bias->as<const W>() : nullptr;
+  const B* const bias = w.bias != nullptr ? w.bias->as<const B>() : nullptr;
   const F32 center = set1(w.zero_centered ? 1.0f : 0.0f);
   for (int64_t i = 0; i < n; i += kLanes) {
     F32 v = (load_n(x + i, n - i) - mean) * factor;
@@ -58,20 +58,21 @@ OCTET_INLINE void apply_norm(const float* x, int64_t n, float mean, float factor
   }
 }
 
-// The row of x, plus the residual's and rounded to `sum_dtype` if there is one; stored in `residual_out` if asked for.
+// s = x (+ residual), rounded to residual_out's dtype, else to x's; stored in residual_out if there is one.
 inline void load_sum(const TensorArg& x, const TensorArg& residual, const TensorArg& residual_out, int64_t row, int64_t n,
                      float* to) {
   load_row(x, row, 0, n, to);
-  if (!residual) return;
+  if (residual) {
+    by_activation(residual.dtype, [&]<class R>(R*) {
+      const R* const r = reinterpret_cast<const R*>(at(residual, row));
+      for (int64_t i = 0; i < n; i += kLanes) store_n(to + i, load_n(to + i, n - i) + load_n(r + i, n - i), n - i);
+      return Status::ok;
+    });
+  }
   const DType dtype = residual_out ? residual_out.dtype : x.dtype;
-  by_activation(residual.dtype, [&]<class R>(R*) {
-    const R* const r = reinterpret_cast<const R*>(at(residual, row));
-    for (int64_t i = 0; i < n; i += kLanes) {
-      const F32 sum = load_n(to + i, n - i) + load_n(r + i, n - i);
-      store_n(to + i, round_to(dtype, sum), n - i);
-    }
-    return Status::ok;
-  });
+  if (dtype == DType::bf16 && (residual || x.dtype != dtype)) {
+    for (int64_t i = 0; i < n; i += kLanes) store_n(to + i, round_to(dtype, load_n(to + i, n - i)), n - i);
+  }
   if (residual_out) store_row(residual_out, row, 0, n, to);
 }
 

@@ -1,4 +1,4 @@
-// rmsNorm: s = x (+ residual, rounded to residualOut's dtype); residualOut = s
+// rmsNorm: s = x (+ residual), rounded to residualOut's dtype, else to x's; residualOut = s
 //          out[n,d] = s[n,d] * rsqrt(mean_d(s[n,:]^2) + eps) * w[d]       w = weight, or 1 + weight
 // Tensors  t0 x [N,D], t1 weight [D], t2 residual? [N,D], t3 out [N,D], t4 residualOut? [N,D]; f32|bf16 each
 // Attrs    a0 eps, a1 zeroCenteredGamma, a2 castBeforeWeight (round s * rsqrt to out's dtype, then multiply: Llama)
@@ -17,7 +17,7 @@ Status op_rmsNorm(const OpCall& call, Context& ctx) {
     return by_activation(out.dtype, [&]<class Y>(Y*) {
       return for_rows(ctx, x.rows(), d, [&](int64_t row, float* s) {
         load_sum(x, residual, residual_out, row, d, s);
-        apply_norm<W>(s, d, 0.0f, rms_factor(s, d, eps), w, out.as<Y>() + row * out.row_stride);
+        apply_norm<W, W>(s, d, 0.0f, rms_factor(s, d, eps), w, out.as<Y>() + row * out.row_stride);
       });
     });
   });

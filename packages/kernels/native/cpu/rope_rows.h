@@ -28,7 +28,7 @@ inline void rotate(float* x, int64_t d, const float* cosine, const float* sine, 
 // RMSNorm over one head, in place and in float32 (rounded before the weight when `w.cast_first`).
 inline void norm_head(float* x, int64_t d, float eps, const NormWeight& w) {
   by_activation(w.weight->dtype, [&]<class W>(W*) {
-    apply_norm<W>(x, d, 0.0f, rms_factor(x, d, eps), w, x);
+    apply_norm<W, W>(x, d, 0.0f, rms_factor(x, d, eps), w, x);
     return Status::ok;
   });
 }
