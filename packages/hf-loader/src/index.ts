@@ -1,1 +1,3 @@
-export {}
+export * from './config/index.js'
+export * from './safetensors/index.js'
+export { openTorchBin, type TorchBinFile, type TorchTensor } from './torch-bin/index.js'

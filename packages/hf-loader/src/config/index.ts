@@ -1,0 +1,5 @@
+export { parseConfig, readConfig } from './read-config.js'
+export type { HiddenActivation, LayerType, ModelConfig, ModelType } from './model-config.js'
+export type { RopeConfig } from './rope.js'
+export type { QuantizationConfig } from './quantization.js'
+export { parseGenerationConfig, readGenerationConfig, type GenerationConfigFile } from './generation-config.js'
