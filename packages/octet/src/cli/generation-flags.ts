@@ -61,6 +61,8 @@ export function addGenerationFlags(command: Command): Command {
     const flag = `--${kebabCase(name)}`
     const help = HELP[name]
     const option = spec.kind === 'boolean' ? new Option(flag, help) : new Option(`${flag} <${PLACEHOLDER[spec.kind]}>`, help).argParser(parser(spec))
+    // commander takes every `--no-…` for a negation; `--no-repeat-ngram-size` is a name.
+    option.negate = false
     command.addOption(help === undefined ? option.hideHelp() : option)
     if (spec.kind === 'boolean') command.addOption(new Option(`--no-${kebabCase(name)}`).hideHelp())
   }

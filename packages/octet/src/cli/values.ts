@@ -30,9 +30,6 @@ function range(min: number, max: number): string {
 /** `1,107`: whole numbers, at least one. */
 export const wholeNumberList: Parse<number[]> = (text) => text.split(',').map(wholeNumber(0, 0x7fffffff))
 
-/** `5,6;7`: lists of whole numbers; a semicolon parts the lists, a comma their members. */
-export const wholeNumberLists: Parse<number[][]> = (text) => text.split(';').map(wholeNumberList)
-
 /** `a,b`: texts; `\,` is a comma, `\n` a new line, `\t` a tab, `\\` a backslash. */
 export const textList: Parse<string[]> = (text) => {
   const items: string[] = ['']
