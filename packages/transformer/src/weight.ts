@@ -26,7 +26,7 @@ export class Weight {
   readonly segments: readonly WeightSegment[]
   /** All rows, row-major. */
   readonly tensor: Tensor
-  readonly #views = new Map<string, Tensor>()
+  readonly #views: ReadonlyMap<string, Tensor>
 
   constructor(options: WeightOptions) {
     this.shape = options.shape
@@ -37,6 +37,8 @@ export class Weight {
     if (this.segments.length > 0 && rows !== this.shape[0]) {
       throw new OctetError('SHAPE_MISMATCH', { op: 'Weight', argument: 'segments', expected: `${this.shape[0]} rows`, received: String(rows) })
     }
+    // Made here and not on demand, where a scope could free them.
+    this.#views = new Map(this.segments.map((s) => [s.name, this.tensor.rows(...this.range(s.name))]))
   }
 
   get byteLength(): number {
@@ -50,18 +52,18 @@ export class Weight {
       if (s.name === segment) return [begin, begin + s.rows]
       begin += s.rows
     }
-    const names = this.segments.map((s) => s.name).join(', ') || 'no segment'
-    throw new OctetError('INVALID_ARGUMENT', { op: 'Weight', argument: 'segment', expected: names, received: segment })
+    throw this.#unknown(segment)
   }
 
-  /** The rows of one segment, sharing storage; the whole weight without a name. Owned by the weight. */
+  /**
+   * The rows of one segment, sharing storage; the whole weight without a name. Owned by the weight.
+   * @throws OctetError `INVALID_ARGUMENT` for an unknown name
+   */
   view(segment?: string): Tensor {
     if (segment === undefined) return this.tensor
-    const held = this.#views.get(segment)
-    if (held !== undefined) return held
-    const made = this.tensor.rows(...this.range(segment))
-    this.#views.set(segment, made)
-    return made
+    const view = this.#views.get(segment)
+    if (view === undefined) throw this.#unknown(segment)
+    return view
   }
 
   /** Every element becomes `value`. */
@@ -85,7 +87,11 @@ export class Weight {
 
   dispose(): void {
     for (const t of this.#views.values()) t.dispose()
-    this.#views.clear()
     this.tensor.dispose()
+  }
+
+  #unknown(segment: string): OctetError {
+    const expected = this.segments.map((s) => s.name).join(', ') || 'no segment'
+    return new OctetError('INVALID_ARGUMENT', { op: 'Weight', argument: 'segment', expected, received: segment })
   }
 }
