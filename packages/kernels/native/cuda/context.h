@@ -20,6 +20,7 @@ struct DeviceInfo {
   int arch;         // 90 for compute capability 9.0
   int sms;
   int smem_optin;   // most dynamic shared memory of a block, bytes
+  bool has_cublaslt;
 };
 
 class CudaContext {

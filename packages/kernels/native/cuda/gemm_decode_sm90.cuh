@@ -18,8 +18,9 @@ constexpr int kBlockBytes = 128;     // bytes of K per stage: one swizzle span
 
 struct GemmDecodeArgs {
   int m, n, k_blocks, tiles;
-  const float* w_scale;              // [N] or nullptr
-  const float* x_scale;              // [M] or nullptr
+  const float* w_scale;              // [N], or one for all with stride 0, or nullptr
+  const float* x_scale;              // [M], or one for all with stride 0, or nullptr
+  int w_scale_stride, x_scale_stride;
   const __nv_bfloat16* bias;         // [N] or nullptr
   const __nv_bfloat16* residual;     // [M,N] at ldy, or nullptr; may be y itself
   __nv_bfloat16* y;
@@ -97,13 +98,13 @@ __device__ __forceinline__ void store_tile(const float (&acc)[kTokens / 2], cons
   const int tid = threadIdx.x & 127, warp = tid >> 5, lane = tid & 31;
   const int r = warp * 16 + (lane >> 2);
   const int n0 = row0 + r, n1 = n0 + 8;
-  const float ws0 = a.w_scale && n0 < a.n ? a.w_scale[n0] : 1.f, ws1 = a.w_scale && n1 < a.n ? a.w_scale[n1] : 1.f;
+  const float ws0 = a.w_scale && n0 < a.n ? a.w_scale[n0 * a.w_scale_stride] : 1.f, ws1 = a.w_scale && n1 < a.n ? a.w_scale[n1 * a.w_scale_stride] : 1.f;
   // All scales are fetched before the first shared store: the compiler may not move loads across it.
   float xs[kTokens / 4];
 #pragma unroll
   for (int i = 0; i < kTokens / 4; ++i) {
     const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
-    xs[i] = a.x_scale && c < a.m ? a.x_scale[c] : 1.f;
+    xs[i] = a.x_scale && c < a.m ? a.x_scale[c * a.x_scale_stride] : 1.f;
   }
 #pragma unroll
   for (int j = 0; j < kTokens / 8; ++j) {
