@@ -1,0 +1,116 @@
+import type { Tokenizer } from '@octet-llm/core'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { Engine, type EngineHandle } from './engine/engine.js'
+import type { CausalLM } from './model.js'
+import { assembleOutput, type GenerateOutput, type Timings } from './output.js'
+import { planGeneration, type GenerationPlan } from './plan.js'
+import type { PromptInput } from './prompt.js'
+import { resolveSettings, type CallOptions } from './settings.js'
+
+/** A new token. */
+export interface TokenEvent {
+  /** Row of the result, 0 … B·R−1. */
+  readonly index: number
+  readonly token: number
+}
+
+/** What a step's new tokens are told to; awaited before the next step. */
+export type TokenListener = (events: readonly TokenEvent[]) => void | Promise<void>
+
+export interface GenerateTokensOptions extends CallOptions, PromptInput {
+  /** Called once a step with the new tokens, in row order; beams come when they are finished. */
+  readonly onTokens?: TokenListener
+  /** Needed for stop strings. */
+  readonly tokenizer?: Pick<Tokenizer, 'tokenBytes'>
+}
+
+export interface GenerationHooks {
+  readonly signal?: AbortSignal
+  readonly onTokens?: TokenListener
+  /** True ends the run after the step at hand, with what there is. */
+  readonly stopRequested?: () => boolean
+}
+
+/**
+ * Tokens in, tokens out.
+ *
+ * @throws OctetError `INVALID_ARGUMENT`, `NOT_SUPPORTED` and `CONTEXT_TOO_LONG` before anything runs; what the device
+ * or the caller's functions throw; `signal.reason` unchanged when aborted. The cache is free in every case.
+ */
+export async function generateTokens(model: CausalLM, options: GenerateTokensOptions): Promise<GenerateOutput> {
+  const settings = resolveSettings(model.info, options, options.tokenizer)
+  const plan = planGeneration(model.info, settings, options)
+  return runGeneration(model, plan, {
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
+    ...(options.onTokens === undefined ? {} : { onTokens: options.onTokens }),
+  })
+}
+
+/** Times of a run: prefill ends when every request has its prompt behind it. */
+class Stopwatch {
+  readonly #start = performance.now()
+  #prefillEnd: number | null = null
+  #prefillTokens = 0
+  tokens = 0
+
+  get start(): number {
+    return this.#start
+  }
+
+  afterStep(handles: readonly EngineHandle[]): void {
+    if (this.#prefillEnd !== null || !handles.every((h) => h.prefilled || h.done)) return
+    this.#prefillEnd = performance.now()
+    this.#prefillTokens = this.tokens
+  }
+
+  timings(promptTokens: number): Timings {
+    const end = performance.now()
+    const prefill = ((this.#prefillEnd ?? end) - this.#start) / 1000
+    const decode = (end - (this.#prefillEnd ?? end)) / 1000
+    const decoded = this.tokens - this.#prefillTokens
+    return {
+      prefill_s: prefill,
+      decode_s: decode,
+      prefill_tokens_per_s: prefill > 0 ? promptTokens / prefill : 0,
+      tokens_per_s: decoded > 0 && decode > 0 ? decoded / decode : 0,
+    }
+  }
+}
+
+/** Runs a plan on an engine of its own. See {@link generateTokens} for what it throws. */
+export async function runGeneration(model: CausalLM, plan: GenerationPlan, hooks: GenerationHooks): Promise<GenerateOutput> {
+  hooks.signal?.throwIfAborted()
+  const watch = new Stopwatch()
+  const { maxTime, numBeams } = plan.settings.config
+  const deadline = maxTime === null ? null : watch.start + maxTime * 1000
+  const engine = new Engine(model, plan.engine)
+  const events: TokenEvent[] = []
+  let handles: readonly EngineHandle[] = []
+  try {
+    handles = plan.requests.map((request, index) => engine.add({ ...request, deadline, onToken: (token) => events.push({ index, token }) }))
+    for (let more = true; more && hooks.stopRequested?.() !== true; ) {
+      more = await engine.step()
+      const failed = handles.find((h) => h.failed)
+      if (failed !== undefined) throw failed.error
+      if (!more && numBeams > 1) events.push(...beamEvents(handles))
+      const fresh = events.splice(0)
+      watch.tokens += fresh.length
+      watch.afterStep(handles)
+      if (fresh.length > 0) await hooks.onTokens?.(fresh)
+      if (!more) break
+      // The event loop runs between steps: timers, sockets and whoever aborts.
+      await nextTurn()
+      hooks.signal?.throwIfAborted()
+    }
+  } finally {
+    engine.dispose()
+  }
+  const promptTokens = plan.prompts.reduce((sum, p) => sum + p.tokens.length, 0)
+  return assembleOutput(plan, handles.map((h) => h.outcomes), watch.timings(promptTokens))
+}
+
+function beamEvents(handles: readonly EngineHandle[]): TokenEvent[] {
+  return handles
+    .flatMap((h) => h.outcomes)
+    .flatMap(({ tokens }, index) => tokens.map((token) => ({ index, token })))
+}

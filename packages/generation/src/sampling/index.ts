@@ -1,0 +1,163 @@
+/**
+ * Choosing a token from scores: pure functions on Float32Array, no device and no state.
+ * Scores are logits or log-probabilities of one row, shape [V]; `-Infinity` bans a token.
+ */
+import { OctetError, philoxUniform } from '@octet-llm/core'
+
+/** Largest score, or -Infinity when there is none. NaN is never the largest. */
+export function maxScore(scores: Float32Array): number {
+  let max = -Infinity
+  for (const s of scores) if (s > max) max = s
+  return max
+}
+
+/** Index of the largest score of [V]; ties go to the lowest index; NaN never wins unless all are NaN (then 0). */
+export function argmax(scores: Float32Array): number {
+  let best = 0
+  let max = -Infinity
+  for (let i = 0; i < scores.length; i++) {
+    if (scores[i]! > max) {
+      max = scores[i]!
+      best = i
+    }
+  }
+  if (max > -Infinity) return best
+  const first = scores.findIndex((s) => !Number.isNaN(s))
+  return Math.max(first, 0)
+}
+
+/** Softmax of [V] in float64, each probability rounded once to float32. All-banned scores give NaN, as in torch. */
+export function softmax(scores: Float32Array, out: Float32Array = new Float32Array(scores.length)): Float32Array {
+  const max = maxScore(scores)
+  let sum = 0
+  for (const s of scores) sum += Math.exp(s - max)
+  for (let i = 0; i < scores.length; i++) out[i] = Math.exp(scores[i]! - max) / sum
+  return out
+}
+
+/** log(softmax) of [V] in float64, each value rounded once to float32; `out` may be `scores` itself. */
+export function logSoftmax(scores: Float32Array, out: Float32Array = new Float32Array(scores.length)): Float32Array {
+  const max = maxScore(scores)
+  let sum = 0
+  for (const s of scores) sum += Math.exp(s - max)
+  const shift = max + Math.log(sum)
+  for (let i = 0; i < scores.length; i++) out[i] = scores[i]! - shift
+  return out
+}
+
+function refuseBanned(op: string): never {
+  throw new OctetError('INVALID_ARGUMENT', {
+    op,
+    argument: 'scores',
+    expected: 'at least one finite score',
+    received: 'only -Infinity or NaN',
+    hint: 'loosen the processors that ban tokens, or check the logits of the model',
+  })
+}
+
+/**
+ * Inverse-CDF draw: the lowest index whose cumulative softmax exceeds `uniform`, summed in index order in float64.
+ *
+ * @param scores [V]
+ * @param uniform in [0, 1)
+ * @throws OctetError `INVALID_ARGUMENT` when no score is finite.
+ */
+export function sampleInverseCdf(scores: Float32Array, uniform: number): number {
+  const max = maxScore(scores)
+  if (!Number.isFinite(max)) refuseBanned('sample')
+  let total = 0
+  for (const s of scores) if (s > -Infinity) total += Math.exp(s - max)
+  const target = uniform * total
+  let cumulative = 0
+  let last = 0
+  for (let i = 0; i < scores.length; i++) {
+    if (!(scores[i]! > -Infinity)) continue
+    const weight = Math.exp(scores[i]! - max)
+    if (weight === 0) continue
+    cumulative += weight
+    last = i
+    if (cumulative > target) return i
+  }
+  return last
+}
+
+/** What names a draw: never a batch slot, so a row's tokens do not depend on its batch-mates. */
+export interface DrawKey {
+  /** Seed of the run, a whole number below 2^53. */
+  readonly seed: number
+  /** Number of the sequence within the run. */
+  readonly sequence: number
+  /** Tokens that stand before the drawn one, pads left out. */
+  readonly position: number
+}
+
+/** One token from the softmax of `scores` [V], by {@link philoxUniform} of the key. */
+export function sampleToken(scores: Float32Array, key: DrawKey): number {
+  return sampleInverseCdf(scores, philoxUniform(key.seed, key.sequence, key.position))
+}
+
+/**
+ * `count` different indices from the softmax of `scores` [N], in drawing order: each draw is an inverse-CDF draw
+ * over what is left. Once only zero probabilities are left, the highest remaining scores follow.
+ *
+ * @param scores [N], untouched
+ * @param uniform draw number (0, 1, …) → uniform number in [0, 1)
+ */
+export function sampleWithoutReplacement(scores: Float32Array, count: number, uniform: (draw: number) => number): number[] {
+  const left = Float32Array.from(scores)
+  const drawn: number[] = []
+  const taken = new Set<number>()
+  for (let draw = 0; draw < Math.min(count, scores.length); draw++) {
+    let index: number
+    if (Number.isFinite(maxScore(left))) {
+      index = sampleInverseCdf(left, uniform(draw))
+    } else {
+      index = scores.findIndex((_, i) => !taken.has(i))
+    }
+    drawn.push(index)
+    taken.add(index)
+    left[index] = -Infinity
+  }
+  return drawn
+}
+
+/** Indices of the `count` largest of [N], largest first, ties to the lowest index; NaN is left out. */
+export function topIndices(scores: Float32Array, count: number): number[] {
+  // A min-heap of the best so far: a scan of N with few insertions, since count is small beside V.
+  const heap: number[] = []
+  const worse = (a: number, b: number): boolean => scores[a]! < scores[b]! || (scores[a]! === scores[b]! && a > b)
+  for (let i = 0; i < scores.length; i++) {
+    if (Number.isNaN(scores[i]!)) continue
+    if (heap.length < count) {
+      heap.push(i)
+      siftUp(heap, worse)
+    } else if (count > 0 && worse(heap[0]!, i)) {
+      heap[0] = i
+      siftDown(heap, worse)
+    }
+  }
+  return heap.sort((a, b) => (worse(b, a) ? -1 : 1))
+}
+
+function siftUp(heap: number[], worse: (a: number, b: number) => boolean): void {
+  let i = heap.length - 1
+  while (i > 0) {
+    const parent = (i - 1) >> 1
+    if (!worse(heap[i]!, heap[parent]!)) return
+    ;[heap[i], heap[parent]] = [heap[parent]!, heap[i]!]
+    i = parent
+  }
+}
+
+function siftDown(heap: number[], worse: (a: number, b: number) => boolean): void {
+  let i = 0
+  for (;;) {
+    let least = i
+    for (const child of [2 * i + 1, 2 * i + 2]) {
+      if (child < heap.length && worse(heap[child]!, heap[least]!)) least = child
+    }
+    if (least === i) return
+    ;[heap[i], heap[least]] = [heap[least]!, heap[i]!]
+    i = least
+  }
+}
