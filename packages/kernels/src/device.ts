@@ -200,8 +200,11 @@ export function listLevels(): { name: Isa; supported: boolean }[] {
     .levels.map(({ name, supported }) => ({ name: name as Isa, supported }))
 }
 
-/** Index of the level to run. */
-function chooseLevel(levels: readonly NativeLevel[], isa: Isa | 'auto'): number {
+/**
+ * Index of the level to run.
+ * @internal
+ */
+export function chooseLevel(levels: readonly NativeLevel[], isa: Isa | 'auto'): number {
   if (isa === 'auto') return levels.findLastIndex((level) => level.supported)
   const index = levels.findIndex((level) => level.name === isa)
   const runnable = levels.filter((level) => level.supported).map((level) => level.name)
@@ -223,8 +226,11 @@ function machineMemory(): number {
   return limit > 0 ? Math.min(limit, totalmem()) : totalmem()
 }
 
-/** Physical cores, as far as affinity and container limits leave them; hyper-threads share a core's vector units. */
-function defaultThreads(): number {
+/**
+ * Physical cores, as far as affinity and container limits leave them; hyper-threads share a core's vector units.
+ * @internal
+ */
+export function defaultThreads(): number {
   const cores = physicalCores()
   return Math.max(1, Math.min(availableParallelism(), cores ?? Infinity))
 }

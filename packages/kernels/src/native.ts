@@ -43,6 +43,8 @@ export interface NativeBinding {
   /** A zeroed block of memory, 64-byte aligned; 0 when the system refuses. */
   reserve(bytes: number): number
   release(address: number): void
+  /** 10^9 bytes per second; 0 when the buffer cannot be had. */
+  readProbe(level: number, threads: number, bytes: number, repeats: number): Promise<number>
 }
 
 /** Native statuses by number (`Status` in native/include/octet/op.h). */

@@ -3,7 +3,7 @@ import type { Block } from './allocator.js'
 import type { Device } from './device.js'
 import type { Graph } from './graph.js'
 import { watchLeak, type LeakRecord } from './leaks.js'
-import type { Event, Queue } from './queue.js'
+import type { Queue } from './queue.js'
 
 /**
  * Device memory that one or more tensors (views) share. It is free for reuse, in its home queue's order, when the last
@@ -21,8 +21,6 @@ export class Storage {
   #references = 0
   /** Captured graphs that read or write this memory from outside. */
   graphs = 0
-  /** Set while an upload fills it: ops on other queues wait for it. */
-  ready: Event | null = null
 
   constructor(bytes: number, home: Queue, owner: Graph<unknown> | null) {
     this.#block = owner === null ? home.device.allocator.allocate(bytes, home.device.allocator.poolOf(home)) : owner.allocate(bytes)
@@ -47,10 +45,6 @@ export class Storage {
 
   /** Called before a command of `queue` that touches the memory is enqueued. */
   touch(queue: Queue): void {
-    if (this.ready !== null) {
-      if (queue !== this.ready.queue) queue.order(this.ready)
-      if (this.ready.done) this.ready = null
-    }
     if (queue !== this.home) this.#foreign.add(queue)
   }
 
@@ -68,7 +62,9 @@ export class Storage {
 
   /** The end of the owning graph: the memory goes with it. */
   abandon(): void {
+    if (this.freed) return
     this.#record.freed = true
+    this.settle(this.home.disposed ? this.device.queue : this.home)
   }
 
   #free(): void {
@@ -78,8 +74,14 @@ export class Storage {
       return
     }
     const home = this.home.disposed ? this.device.queue : this.home
-    for (const queue of this.#foreign) if (!queue.disposed && queue !== home) home.order(queue.point())
+    this.settle(home)
     this.device.allocator.free(this.#block, this.device.allocator.poolOf(home))
+  }
+
+  /** Makes `home` wait for the other queues that worked on the memory. */
+  settle(home: Queue): void {
+    for (const queue of this.#foreign) if (!queue.disposed && queue !== home) home.order(queue.point())
+    this.#foreign.clear()
   }
 
   #refuse(what: string): never {

@@ -39,14 +39,14 @@ export class Tensor implements Scoped {
   readonly #offset: number
   #disposed = false
 
-  private constructor(storage: Storage, offset: number, dtype: TensorDType, shape: Shape, rowStride: number) {
+  private constructor(storage: Storage, offset: number, dtype: TensorDType, shape: Shape, rowStride: number, scoped = true) {
     this.storage = storage
     this.#offset = offset
     this.dtype = dtype
     this.shape = Object.freeze([...shape])
     this.rowStride = rowStride
     storage.retain()
-    enterScope(this)
+    if (scoped) enterScope(this)
   }
 
   /**
@@ -258,6 +258,20 @@ export class Tensor implements Scoped {
   /** @internal First byte on the device. */
   get address(): number {
     return this.storage.address + this.#offset
+  }
+
+  /**
+   * @internal `count` elements of `dtype` from a byte offset into the memory, contiguous and outside every scope: what an
+   * upload holds on to while it runs.
+   */
+  alias(byteOffset: number, dtype: TensorDType, shape: Shape): Tensor {
+    return new Tensor(this.storage, this.#offset + byteOffset, dtype, shape, lastAxis(shape), false)
+  }
+
+  /** @internal Rows [row, row + count) of the tensor seen as [*, cols], keeping its stride; outside every scope. */
+  strip(row: number, count: number, cols: number): Tensor {
+    const stride = this.isContiguous ? cols : this.rowStride
+    return new Tensor(this.storage, this.#offset + row * stride * itemSize(this.dtype), this.dtype, [count, cols], stride, false)
   }
 
   /** @internal The handle ends with the graph that owns it. */

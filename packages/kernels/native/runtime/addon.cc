@@ -73,6 +73,7 @@ Addon::Addon(Napi::Env env, Napi::Object exports) {
     InstanceMethod<&Addon::Replay>("replay"),
     InstanceMethod<&Addon::Reserve>("reserve"),
     InstanceMethod<&Addon::Release>("release"),
+    InstanceMethod<&Addon::ReadProbe>("readProbe"),
   });
   napi_value enqueue;
   if (napi_create_function(env, "enqueue", NAPI_AUTO_LENGTH, Enqueue, this, &enqueue) == napi_ok) exports.Set("enqueue", enqueue);
@@ -294,6 +295,35 @@ Napi::Value Addon::Reserve(const Napi::CallbackInfo& info) {
 }
 
 void Addon::Release(const Napi::CallbackInfo& info) { memory_.release(address(info[0])); }
+
+namespace {
+// The probe blocks for seconds, so it runs on a thread of libuv's pool.
+class ProbeWorker final : public Napi::AsyncWorker {
+ public:
+  ProbeWorker(Napi::Env env, const Level& level, int threads, size_t bytes, int repeats)
+      : AsyncWorker(env), deferred_(env), level_(level), threads_(threads), bytes_(bytes), repeats_(repeats) {}
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ private:
+  void Execute() override { rate_ = level_.read_probe(threads_, bytes_, repeats_); }
+  void OnOK() override { deferred_.Resolve(Napi::Number::New(Env(), rate_)); }
+
+  Napi::Promise::Deferred deferred_;
+  const Level& level_;
+  int threads_;
+  size_t bytes_;
+  int repeats_;
+  double rate_ = 0;
+};
+}  // namespace
+
+// readProbe(level, threads, bytes, repeats) -> Promise of 10^9 bytes per second
+Napi::Value Addon::ReadProbe(const Napi::CallbackInfo& info) {
+  auto* worker = new ProbeWorker(info.Env(), levels()[static_cast<size_t>(integer(info[0]))], static_cast<int>(integer(info[1])),
+                                 static_cast<size_t>(number(info[2])), static_cast<int>(integer(info[3])));
+  worker->Queue();
+  return worker->promise();
+}
 
 // ---- graphs ----
 

@@ -50,6 +50,7 @@ class Addon final : public Napi::Addon<Addon>, public CompletionSink {
   void Replay(const Napi::CallbackInfo& info);
   Napi::Value Reserve(const Napi::CallbackInfo& info);
   void Release(const Napi::CallbackInfo& info);
+  Napi::Value ReadProbe(const Napi::CallbackInfo& info);
 
   QueueSlot& slot(const Napi::Value& id) { return queues_[id.As<Napi::Number>().Uint32Value()]; }
   void post(const Completion& completion) override;

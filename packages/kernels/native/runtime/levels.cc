@@ -3,9 +3,10 @@
 namespace octet {
 
 namespace cpu {
-#define X(level)                \
-  namespace level {             \
-  extern const OpFn kTable[];   \
+#define X(level)                                                            \
+  namespace level {                                                         \
+  extern const OpFn kTable[];                                               \
+  double read_probe_gbps(int threads, size_t bytes, int repeats);           \
   }
 #include "octet/levels.def"
 #undef X
@@ -37,7 +38,7 @@ bool supports_baseline() { return true; }
 #endif
 
 constexpr Level kLevels[] = {
-#define X(level) {#level, supports_##level, cpu::level::kTable},
+#define X(level) {#level, supports_##level, cpu::level::kTable, cpu::level::read_probe_gbps},
 #include "octet/levels.def"
 #undef X
 };

@@ -2,8 +2,9 @@ import type { TensorDType } from '../dtype-codes.js'
 import type { Tensor } from '../tensor.js'
 import { Call, type OpOptions } from './call.js'
 
-const FROM: readonly TensorDType[] = ['f64', 'f32', 'bf16', 'f16', 'e4m3', 'e5m2', 'i64', 'i32', 'u8', 'bool']
-const TO: readonly TensorDType[] = ['f32', 'bf16', 'f16', 'e4m3', 'e5m2', 'f64', 'i32']
+/** Dtypes that a cast reads, and that it makes. */
+export const CAST_FROM: readonly TensorDType[] = ['f64', 'f32', 'bf16', 'f16', 'e4m3', 'e5m2', 'i64', 'i32', 'u8', 'bool']
+export const CAST_TO: readonly TensorDType[] = ['f32', 'bf16', 'f16', 'e4m3', 'e5m2', 'f64', 'i32']
 
 export interface CastOptions extends OpOptions {
   /** [..., D]; f64, f32, bf16, f16, e4m3, e5m2, i64, i32, u8 or bool. */
@@ -22,9 +23,9 @@ export interface CastOptions extends OpOptions {
  */
 export function cast(options: CastOptions): Tensor {
   const call = new Call('cast', options)
-  const x = call.input('x', options.x, '*N D', FROM)
+  const x = call.input('x', options.x, '*N D', CAST_FROM)
   const dtype = options.out?.dtype ?? options.dtype
-  if (dtype === undefined || !TO.includes(dtype)) return call.fail('dtype', `one of ${TO.join(', ')}`, String(dtype))
+  if (dtype === undefined || !CAST_TO.includes(dtype)) return call.fail('dtype', `one of ${CAST_TO.join(', ')}`, String(dtype))
   if (dtype === 'f64' && x.dtype === 'f64') call.fail('dtype', 'another dtype than x', 'f64', 'use copy()')
   const out = call.output('out', options.out, '*N D', x.shape, [dtype])
   call.run([x, out], [])

@@ -74,6 +74,7 @@ struct Level {
   const char* name;            // "baseline" | "avx2" | "avx512" | "avx512bf16" | "neon"
   bool (*supported)();         // by CPUID at run time
   const OpFn* table;
+  double (*read_probe)(int threads, size_t bytes, int repeats);  // native/cpu/read_probe.h; blocks
 };
 
 }  // namespace octet
