@@ -1,6 +1,7 @@
 import { Command, Option } from 'commander'
 import { version } from '../version.js'
 import { addBench } from './commands/bench.js'
+import { addBuildNative } from './commands/build-native.js'
 import { addChat } from './commands/chat.js'
 import { addDoctor } from './commands/doctor.js'
 import { addGenerate } from './commands/generate.js'
@@ -15,7 +16,7 @@ import { createOutput } from './output.js'
 /** Adds one command to the program. */
 export type AddCommand = (program: Command, context: Context) => void
 
-const COMMANDS: readonly AddCommand[] = [addGenerate, addLogits, addChat, addInspect, addPull, addVerify, addDoctor, addBench]
+const COMMANDS: readonly AddCommand[] = [addGenerate, addLogits, addChat, addInspect, addPull, addVerify, addDoctor, addBench, addBuildNative]
 
 function createProgram(context: Context): Command {
   const program = new Command('octet')

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os'
 import type { Command } from 'commander'
 import { OctetError } from '@octet-llm/core'
-import { listLevels, openDevice } from '@octet-llm/kernels'
+import { describeBackends, type BackendReport } from '@octet-llm/kernels'
 import { version } from '../../version.js'
 import type { Context } from '../context.js'
 import { formatBytes, formatTable } from '../table.js'
@@ -22,7 +22,7 @@ export function addDoctor(program: Command, { output, json }: Context): void {
     .command('doctor')
     .description('say what this machine runs, what is missing and the command that mends it')
     .action(async () => {
-      const findings = await examine()
+      const findings = examine()
       if (json) {
         await output.json({ findings })
       } else {
@@ -35,24 +35,22 @@ export function addDoctor(program: Command, { output, json }: Context): void {
     })
 }
 
-async function examine(): Promise<Finding[]> {
+function examine(): Finding[] {
+  const backends = describeBackends()
   return [
     { name: 'octet', status: 'ok', found: version },
     nodeFinding(),
     { name: 'system', status: 'ok', found: `${process.platform}-${process.arch} ${release()}, ${libc()}` },
     { name: 'cpu', status: 'ok', found: `${cpus()[0]?.model.trim() ?? 'unknown'}, ${availableParallelism()} usable` },
     { name: 'memory', status: 'ok', found: `${formatBytes(freemem())} free of ${formatBytes(totalmem())}` },
-    ...(await kernelFindings()),
-    cudaFinding(),
+    kernelFinding(backends),
+    cudaFinding(backends),
   ]
 }
 
 function nodeFinding(): Finding {
   const found = process.versions.node
-  const major = Number(found.split('.')[0])
-  return major >= 22
-    ? { name: 'node', status: 'ok', found }
-    : { name: 'node', status: 'ok', found: `${found} (24 is recommended)` }
+  return { name: 'node', status: 'ok', found: Number(found.split('.')[0]) >= 22 ? found : `${found} (24 is recommended)` }
 }
 
 /** The C library, which decides whether a prebuilt binary fits. */
@@ -61,25 +59,14 @@ function libc(): string {
   return glibcVersionRuntime === undefined ? 'no glibc' : `glibc ${glibcVersionRuntime}`
 }
 
-async function kernelFindings(): Promise<Finding[]> {
-  try {
-    const device = await openDevice('cpu')
-    const runs = listLevels().filter((level) => level.supported).map((level) => level.name)
-    const lacking = Object.entries(device.kernels()).filter(([, variant]) => variant === 'none').map(([op]) => op)
-    const findings: Finding[] = [
-      { name: 'kernels', status: 'ok', found: `${device.isa} of ${runs.join(', ')}; ${device.threads} threads` },
-      ...(lacking.length === 0 ? [] : [{ name: 'ops', status: 'warning' as const, found: `without ${lacking.join(', ')}`, remedy: 'rebuild the kernels with `octet build-native`' }]),
-    ]
-    await device.dispose()
-    return findings
-  } catch (error) {
-    if (!OctetError.is(error)) throw error
-    return [{ name: 'kernels', status: 'missing', found: error.code, remedy: error.message }]
-  }
+function kernelFinding({ cpu }: BackendReport): Finding {
+  if (!cpu.available) return { name: 'kernels', status: 'missing', found: 'no native binary', remedy: `${cpu.reason}; ${cpu.hint}` }
+  const supported = cpu.levels.filter((level) => level.supported).map((level) => level.name)
+  return { name: 'kernels', status: 'ok', found: `${cpu.chosen} (this CPU runs ${supported.join(', ')}), ${cpu.threads} threads` }
 }
 
-/** CUDA: what the machine has, and that this version does not use it. */
-function cudaFinding(): Finding {
+/** CUDA: what the machine has, and why it is not used. */
+function cudaFinding({ cuda }: BackendReport): Finding {
   let driver: string | undefined
   try {
     driver = /Kernel Module\s+(?:for \S+\s+)?(\S+)/.exec(readFileSync('/proc/driver/nvidia/version', 'utf8'))?.[1]
@@ -88,5 +75,5 @@ function cudaFinding(): Finding {
   }
   return driver === undefined
     ? { name: 'cuda', status: 'ok', found: 'no NVIDIA driver; models run on the CPU' }
-    : { name: 'cuda', status: 'warning', found: `driver ${driver}`, remedy: 'this version has no CUDA backend, so models run on the CPU' }
+    : { name: 'cuda', status: 'warning', found: `driver ${driver}`, remedy: `${cuda.reason}, so models run on the CPU` }
 }
