@@ -188,12 +188,13 @@ function appendAll(params: InferenceParams, tokens: readonly number[]): void {
   }
 }
 
-/** What a layer holds for a row, read through the page table on the host. */
+/** What a layer holds for a row, read through the page table on the device. */
 async function held(params: InferenceParams, layer: number, row: number, isValue: boolean): Promise<number[]> {
   const cache = params.layerCache(layer)
   const data = await (isValue ? cache.v : cache.k).toFloat32Array()
   const id = params.order[row]!
-  const pages = params.sequencePages(id)
+  const table = await params.active.pageTable.toInt32Array()
+  const pages = table.subarray(row * (table.length / params.batchSize))
   return Array.from({ length: params.sequenceLength(id) }, (_, p) =>
     Array.from({ length: HEADS }, (_, h) => {
       const at = ((pages[Math.floor(p / params.pageSize)]! * HEADS + h) * params.pageSize + (p % params.pageSize)) * DIM
@@ -264,6 +265,7 @@ describe('InferenceParams on the device', () => {
       fc.asyncProperty(fc.array(moves, { minLength: 1, maxLength: 14 }), async (list) => {
         const params = make(options)
         const lists = play(params, list)
+        params.preStep(new Map(params.order.map((id) => [id, 0])))
         for (const [row, id] of params.order.entries()) {
           const want = lists.get(id as number)!
           expect(params.sequenceLength(id)).toBe(want.length)

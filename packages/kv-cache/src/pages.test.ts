@@ -92,6 +92,7 @@ describe('PageTable', () => {
     table.fork('a', 'c')
     const shared = table.pages('a')[1]!
     expect(table.references(shared)).toBe(3)
+    expect(table.cost({ remove: [], append: new Map([['a', 1], ['b', 1], ['c', 1]]) })).toBe(2)
     const copies = append(table, { a: 1, b: 1, c: 1 })
     expect(copies.map((copy) => copy.from)).toEqual([shared, shared])
     expect(new Set(['a', 'b', 'c'].map((id) => table.pages(id)[1])).size).toBe(3)
