@@ -1,3 +1,4 @@
+export * from './checkpoint/index.js'
 export * from './config/index.js'
 export * from './safetensors/index.js'
 export { openTorchBin, type TorchBinFile, type TorchTensor } from './torch-bin/index.js'
