@@ -1,7 +1,7 @@
 import type { Tokenizer } from '@octet-llm/core'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { CausalLM } from '@octet-llm/transformer'
 import { Engine, type EngineHandle } from './engine/engine.js'
-import type { CausalLM } from './model.js'
 import { assembleOutput, type GenerateOutput, type Timings } from './output.js'
 import { planGeneration, type GenerationPlan } from './plan.js'
 import type { PromptInput } from './prompt.js'

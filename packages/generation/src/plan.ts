@@ -1,8 +1,8 @@
 import { OctetError } from '@octet-llm/core'
+import type { CausalLM } from '@octet-llm/transformer'
 import type { EngineOptions } from './engine/engine.js'
 import { TokenBytes } from './engine/stopping.js'
 import type { EngineRequest } from './engine/task.js'
-import type { CausalLM } from './model.js'
 import { preparePrompts, type PromptInput, type PromptRow } from './prompt.js'
 import type { Settings } from './settings.js'
 

@@ -1,8 +1,9 @@
 import { OctetError, type Tokenizer } from '@octet-llm/core'
+import type { KvDType } from '@octet-llm/kv-cache'
+import type { CausalLM } from '@octet-llm/transformer'
 import { camelCase, isGenerationField } from './config/fields.js'
 import { resolveGenerationConfig, type GenerationConfig, type GenerationOptions } from './config/generation-config.js'
 import type { StoppingCriterion } from './engine/stopping.js'
-import type { CausalLM } from './model.js'
 import type { LogitsProcessor, PrefixAllowedTokens } from './processors/types.js'
 
 /** How the cache of a run is laid out. */
@@ -14,7 +15,7 @@ export interface KvCacheOptions {
   /** Paged only. With fewer pages than all sequences need, some wait for others to end. */
   readonly totalNumPages?: number
   /** Default: the model's dtype. */
-  readonly dtype?: 'f32' | 'bf16' | 'e4m3'
+  readonly dtype?: KvDType
   /** Sequences at once, each beam counting as one; the others wait. Default: all. */
   readonly maxBatchSize?: number
 }
@@ -66,12 +67,11 @@ function refuse(argument: string, expected: string, received: string, hint?: str
 }
 
 /** @throws OctetError `INVALID_ARGUMENT` for a name that no option has. */
-function checkNames(options: object): void {
+function checkNames(options: object, isKnown: (name: string) => boolean, prefix = ''): void {
   for (const name of Object.keys(options)) {
-    if (CALL_OPTIONS.has(name) || isGenerationField(name)) continue
+    if (isKnown(name)) continue
     const camel = camelCase(name)
-    const known = CALL_OPTIONS.has(camel) || isGenerationField(camel)
-    refuse(name, 'a known option', 'an unknown one', known ? `write ${camel}` : 'remove it')
+    refuse(`${prefix}${name}`, 'a known option', 'an unknown one', isKnown(camel) ? `write ${camel}` : 'remove it')
   }
 }
 
@@ -80,7 +80,9 @@ function checkNames(options: object): void {
  * @throws OctetError `INVALID_ARGUMENT`, `NOT_SUPPORTED`, each naming the option
  */
 export function resolveSettings(info: CausalLM['info'], options: CallOptions, tokenizer?: Pick<Tokenizer, 'tokenBytes'>): Settings {
-  checkNames(options)
+  checkNames(options, (name) => CALL_OPTIONS.has(name) || isGenerationField(name))
+  checkNames(options.generationConfig ?? {}, isGenerationField, 'generationConfig.')
+  checkNames(options.modelGenerationConfig ?? {}, isGenerationField, 'modelGenerationConfig.')
   const config = resolveGenerationConfig({
     call: options,
     ...(options.generationConfig === undefined ? {} : { config: options.generationConfig }),

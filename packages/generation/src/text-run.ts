@@ -1,6 +1,6 @@
 import { OctetError, type ChatMessage, type ChatTemplateOptions, type Tokenizer } from '@octet-llm/core'
+import type { CausalLM } from '@octet-llm/transformer'
 import { runGeneration, type TokenEvent } from './generate.js'
-import type { CausalLM } from './model.js'
 import type { GenerateOutput } from './output.js'
 import { planGeneration } from './plan.js'
 import type { PromptInput, TokenIds } from './prompt.js'

@@ -49,7 +49,7 @@ function allSequences(setting: Setting, vocabSize: number, logProbs: LogProbs): 
 }
 
 /** transformers' loop as its tensors do it, for one prompt: placeholders, masks and -1e9 included. */
-function tensorLoop(setting: Setting, vocabSize: number, logProbs: LogProbs): { tokens: number[]; score: number }[] {
+function tensorLoop(setting: Setting, vocabSize: number, logProbs: LogProbs): { tokens: number[]; score: number; finished: boolean }[] {
   const { numBeams: n, eos, maxNewTokens, lengthPenalty, earlyStopping } = setting
   const f = Math.fround
   const keep = Math.max(2, 1 + eos.length) * n

@@ -1,4 +1,4 @@
-import type { Tensor } from '../model.js'
+import type { Tensor } from '@octet-llm/kernels'
 import type { DeviceSampling } from '../processors/build.js'
 import type { DrawPosition } from './task.js'
 

@@ -1,5 +1,7 @@
 import { OctetError } from '@octet-llm/core'
-import type { CausalLM, InferenceParams, Tensor } from '../model.js'
+import type { Tensor } from '@octet-llm/kernels'
+import type { InferenceParams, KvDType } from '@octet-llm/kv-cache'
+import type { CausalLM } from '@octet-llm/transformer'
 import { BeamTask } from './beam-task.js'
 import type { DeviceOps } from './device-ops.js'
 import { kernelOps } from './kernel-ops.js'
@@ -21,7 +23,7 @@ export interface EngineOptions {
   /** Paged only: pages of the cache; requests wait until theirs are free. Default: enough for all rows. */
   readonly totalNumPages?: number
   /** Default: the model's dtype. */
-  readonly kvDtype?: 'f32' | 'bf16' | 'e4m3'
+  readonly kvDtype?: KvDType
 }
 
 /** A request in the engine. It never rejects: look at `error`. */

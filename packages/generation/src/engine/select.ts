@@ -1,4 +1,4 @@
-import type { Tensor } from '../model.js'
+import type { Tensor } from '@octet-llm/kernels'
 import type { DeviceOps } from './device-ops.js'
 import type { CacheEdit, Task } from './task.js'
 

@@ -125,7 +125,11 @@ export function sampleWithoutReplacement(scores: Float32Array, count: number, un
 export function topIndices(scores: Float32Array, count: number): number[] {
   // A min-heap of the best so far: a scan of N with few insertions, since count is small beside V.
   const heap: number[] = []
-  const worse = (a: number, b: number): boolean => scores[a]! < scores[b]! || (scores[a]! === scores[b]! && a > b)
+  const worse = (a: number, b: number): boolean => {
+    const x = scores[a]!
+    const y = scores[b]!
+    return x < y || (x === y && a > b)
+  }
   for (let i = 0; i < scores.length; i++) {
     if (Number.isNaN(scores[i]!)) continue
     if (heap.length < count) {

@@ -2,12 +2,14 @@
  * A causal model without a device: its logits are a pure function of the tokens that its cache holds for a row, so a
  * test can recompute what every row must have seen. The cache checks its limits and its callers.
  */
+import type { Tensor } from '@octet-llm/kernels'
+import type { InferenceParams } from '@octet-llm/kv-cache'
+import type { CausalLM } from '@octet-llm/transformer'
+import { philox4x32 } from '@octet-llm/core'
 import type { DeviceOps } from '../engine/device-ops.js'
-import type { CausalLM, InferenceParams, Tensor } from '../model.js'
 import { buildProcessors } from '../processors/build.js'
 import { GENERATION_DEFAULTS } from '../config/generation-config.js'
 import { argmax, sampleToken } from '../sampling/index.js'
-import { philox4x32 } from '@octet-llm/core'
 
 /** Logits of the token that follows `ids`. */
 export type LogitsOf = (ids: readonly number[]) => Float32Array
@@ -132,6 +134,13 @@ export function hashedLogits(vocabSize: number, seed = 0): LogitsOf {
     for (const id of ids) state = philox4x32([state, id, 0, 0], [17, 4])[0]
     return Float32Array.from({ length: vocabSize }, (_, v) => (philox4x32([state, v, 1, 0], [17, 4])[0] / 2 ** 32) * 8 - 4)
   }
+}
+
+/** Logits that make every row count up from its last id, one a token. */
+export const countingLogits = (vocabSize: number): LogitsOf => (ids) => {
+  const row = new Float32Array(vocabSize)
+  row[(ids.at(-1)! + 1) % vocabSize] = 5
+  return row
 }
 
 export class FakeModel {
