@@ -72,10 +72,10 @@ OCTET_INLINE I32 is_nan(F32 v) { return v != v; }
 OCTET_INLINE F32 to_float(I32 v) { return __builtin_convertvector(v, F32); }
 
 // Small scalar helpers, in place of std:: templates.
-template <class T> OCTET_INLINE T min_of(T a, T b) { return b < a ? b : a; }
-template <class T> OCTET_INLINE T max_of(T a, T b) { return a < b ? b : a; }
-OCTET_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-OCTET_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+template <class T> OCTET_INLINE constexpr T min_of(T a, T b) { return b < a ? b : a; }
+template <class T> OCTET_INLINE constexpr T max_of(T a, T b) { return a < b ? b : a; }
+OCTET_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+OCTET_INLINE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // ---- widening: kLanes codes (zero-extended to 32 bits) to float32, exact ----
 

@@ -10,7 +10,7 @@ typedef float F32 __attribute__((vector_size(64)));
 typedef int32_t I32 __attribute__((vector_size(64)));
 typedef uint32_t U32 __attribute__((vector_size(64)));
 
-// The first n lanes. bzhi keeps all bits for n >= 32, so callers need not clamp.
+// The first n lanes, 0 <= n <= 32.
 OCTET_INLINE uint32_t lane_mask(int64_t n) { return _bzhi_u32(~0u, (uint32_t)n); }
 
 OCTET_INLINE F32 load(const float* p) { return _mm512_loadu_ps(p); }

@@ -1,0 +1,141 @@
+// The register tile of linear: kRows activations by kColumns weight rows over one chunk of K, then the sums of lanes.
+// Included by linear.cc only.
+//
+// The order of additions of one output element is the same in every tile shape, so it does not depend on M, on the
+// element's place or on which thread runs the tile:
+//   for each chunk of K (Unit::kChunk):  lanes = 0;  for each step: lanes = madd(lanes, x, w)   [block scales: each 128
+//   elements start from 0 and are added as lanes = fma(part * weight scale, activation scale, lanes)];
+//   sum = chunk 0's lane sum + chunk 1's + ...
+#pragma once
+#include "linear_units.h"
+
+namespace octet::cpu::OCTET_LEVEL {
+
+#define OCTET_UNROLL _Pragma("GCC unroll 32")
+#ifndef OCTET_PREFETCH_LOCALITY
+#define OCTET_PREFETCH_LOCALITY 2
+#endif
+
+constexpr int kBlock = 128;  // elements of K under one block scale
+
+// Scales of the tile's rows and columns for the first block of the chunk; absent ones point at 1 with no stride.
+struct BlockScales {
+  const float* weight;
+  int64_t weight_stride;   // from one row of scales to the next
+  int64_t weight_rows;     // weight rows that share a row of scales
+  int64_t weight_step;     // 1, or 0 where absent
+  const float* activation;
+  int64_t activation_stride;
+  int64_t activation_step;
+};
+
+// sums[i] (+)= the lanes of acc[i] added as hsum adds them. `add` is false for the first chunk.
+template <int n> OCTET_INLINE void reduce_lanes(const F32 (&acc)[n], float* sums, bool add) {
+  for (int i = 0; i < n; ++i) sums[i] = add ? sums[i] + hsum(acc[i]) : hsum(acc[i]);
+}
+
+#if defined(__AVX512F__)
+
+// hsum of 16 registers at once: each step halves the registers and keeps every output's own tree.
+OCTET_INLINE F32 hsum_16(const F32* v) {
+  __m512 quarter[4];
+  OCTET_UNROLL for (int j = 0; j < 4; ++j) {
+    // 256-bit halves: [a | b] and [c | d], then 128-bit quarters: [a b c d] for outputs j, 4+j, 8+j, 12+j.
+    const __m512 a = v[j], b = v[4 + j], c = v[8 + j], d = v[12 + j];
+    const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    quarter[j] = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  }
+  const __m512 p = _mm512_add_ps(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44), _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
+  const __m512 q = _mm512_add_ps(_mm512_shuffle_ps(quarter[2], quarter[3], 0x44), _mm512_shuffle_ps(quarter[2], quarter[3], 0xee));
+  return _mm512_add_ps(_mm512_shuffle_ps(p, q, 0x88), _mm512_shuffle_ps(p, q, 0xdd));
+}
+
+template <int n> requires(n % 8 == 0) OCTET_INLINE void reduce_lanes(const F32 (&acc)[n], float* sums, bool add) {
+  OCTET_UNROLL for (int i = 0; i + 16 <= n; i += 16) {
+    const F32 s = hsum_16(acc + i);
+    store(sums + i, add ? load(sums + i) + s : s);
+  }
+  if constexpr (n % 16 != 0) {
+    const F32* last = acc + n - 8;
+    const F32 v[16] = {last[0], last[1], last[2], last[3], last[4], last[5], last[6], last[7],
+                       last[0], last[1], last[2], last[3], last[4], last[5], last[6], last[7]};
+    const __m256 s = _mm512_castps512_ps256(hsum_16(v));
+    float* to = sums + n - 8;
+    _mm256_storeu_ps(to, add ? _mm256_add_ps(_mm256_loadu_ps(to), s) : s);
+  }
+}
+
+#endif
+
+// One group: kVectors steps of every chain. x is packed as [vector][row][step].
+template <class Unit, class W, int kRows, int kColumns, bool kPartial>
+OCTET_INLINE void tile_group(const typename Unit::Element* x, const W* const (&w)[kColumns], int64_t k, int64_t left,
+                             F32 (&acc)[kRows * kColumns]) {
+  using Weights = typename Unit::template Weights<W>;
+  using Vec = typename Unit::Vec;
+  Vec xv[Weights::kVectors][kRows];
+  OCTET_UNROLL for (int i = 0; i < Weights::kVectors; ++i) {
+    OCTET_UNROLL for (int m = 0; m < kRows; ++m) xv[i][m] = Unit::load_packed(x + (i * kRows + m) * Unit::kStep);
+  }
+  OCTET_UNROLL for (int n = 0; n < kColumns; ++n) {
+    Vec wv[Weights::kVectors];
+    if constexpr (kPartial) Weights::read_partial(w[n] + k, left, wv);
+    else Weights::read(w[n] + k, wv);
+    OCTET_UNROLL for (int i = 0; i < Weights::kVectors; ++i) {
+      OCTET_UNROLL for (int m = 0; m < kRows; ++m) acc[m * kColumns + n] = Unit::madd(acc[m * kColumns + n], xv[i][m], wv[i]);
+    }
+  }
+}
+
+// Elements [begin, end) of the chunk. kPrefetch also asks for the same elements of the weight rows `ahead` bytes on,
+// once a cache line.
+template <class Unit, class W, int kRows, int kColumns, bool kPrefetch>
+OCTET_INLINE void tile_span(const typename Unit::Element* x, const W* const (&w)[kColumns], int64_t begin, int64_t end,
+                            int64_t ahead, F32 (&acc)[kRows * kColumns]) {
+  constexpr int64_t kGroup = Unit::template Weights<W>::kGroup;
+  constexpr int64_t kLine = max_of<int64_t>(kGroup, 64 / (int64_t)sizeof(W));
+  int64_t k = begin;
+  if constexpr (kPrefetch) {
+    for (; k + kLine <= end; k += kLine) {
+      OCTET_UNROLL for (int n = 0; n < kColumns; ++n) __builtin_prefetch((const char*)(w[n] + k) + ahead, 0, OCTET_PREFETCH_LOCALITY);
+      OCTET_UNROLL for (int64_t i = 0; i < kLine; i += kGroup) {
+        tile_group<Unit, W, kRows, kColumns, false>(x + (k + i) * kRows, w, k + i, kGroup, acc);
+      }
+    }
+  }
+  for (; k + kGroup <= end; k += kGroup) tile_group<Unit, W, kRows, kColumns, false>(x + k * kRows, w, k, kGroup, acc);
+  if (k < end) tile_group<Unit, W, kRows, kColumns, true>(x + k * kRows, w, k, end - k, acc);
+}
+
+// sums[m * kColumns + n] (+)= x[m, 0..length) . w[n, 0..length), one chunk. Weight row n starts at w + n * stride, rows
+// past `columns` repeat the last one (their sums are not used).
+template <class Unit, class W, int kRows, int kColumns, bool kScaled, bool kPrefetch>
+void tile(const typename Unit::Element* x, const W* w, int64_t stride, int columns, int64_t length, int64_t ahead,
+          const BlockScales& scales, int64_t first_column, float* sums, bool add) {
+  const W* rows[kColumns];
+  OCTET_UNROLL for (int n = 0; n < kColumns; ++n) rows[n] = w + min_of(n, columns - 1) * stride;
+  F32 acc[kRows * kColumns] = {};
+  if constexpr (!kScaled) {
+    tile_span<Unit, W, kRows, kColumns, kPrefetch>(x, rows, 0, length, ahead, acc);
+  } else {
+    const float* weight[kColumns];
+    OCTET_UNROLL for (int n = 0; n < kColumns; ++n) {
+      weight[n] = scales.weight + (first_column + min_of(n, columns - 1)) / scales.weight_rows * scales.weight_stride;
+    }
+    for (int64_t begin = 0, block = 0; begin < length; begin += kBlock, ++block) {
+      F32 part[kRows * kColumns] = {};
+      tile_span<Unit, W, kRows, kColumns, kPrefetch>(x, rows, begin, min_of(begin + kBlock, length), ahead, part);
+      OCTET_UNROLL for (int m = 0; m < kRows; ++m) {
+        const F32 xs = set1(scales.activation[m * scales.activation_stride + block * scales.activation_step]);
+        OCTET_UNROLL for (int n = 0; n < kColumns; ++n) {
+          const int i = m * kColumns + n;
+          acc[i] = fma(part[i] * set1(weight[n][block * scales.weight_step]), xs, acc[i]);
+        }
+      }
+    }
+  }
+  reduce_lanes(acc, sums, add);
+}
+
+}  // namespace octet::cpu::OCTET_LEVEL
