@@ -59,8 +59,8 @@ export class Graph<T> {
       throw new OctetError('INVALID_ARGUMENT', { op: 'replay', argument: 'queue', expected: "a queue of the graph's device outside capture", received: 'another' })
     }
     for (const storage of this.#outside) storage.touch(queue)
-    if (this.#last !== null && this.#last.queue !== queue) queue.order(this.#last.event)
-    else if (this.#last === null && queue !== this.queue) queue.order(this.queue.point())
+    if (this.#last !== null && this.#last.queue !== queue) queue.order(this.#last.event, true)
+    else if (this.#last === null && queue !== this.queue) queue.order(this.queue.point(), true)
     this.#runtime.native.replay(queue.id, this.#native!)
     queue.count(false)
     if (queue !== this.queue || this.#last !== null) this.#last = { queue, event: queue.point() }

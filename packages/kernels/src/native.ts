@@ -32,7 +32,8 @@ export interface NativeBinding {
   mark(queue: number, ticket: number): void
   clearFailure(queue: number): void
   record(queue: number): NativeEvent
-  wait(queue: number, event: NativeEvent): void
+  /** `inherit`: a failure of the event's queue becomes this queue's too. */
+  wait(queue: number, event: NativeEvent, inherit: boolean): void
   eventDone(event: NativeEvent): boolean
   copyIn(queue: number, address: number, rows: number, rowBytes: number, strideBytes: number, source: Uint8Array): boolean
   copyOut(queue: number, address: number, rows: number, rowBytes: number, strideBytes: number, target: Uint8Array): void

@@ -94,7 +94,7 @@ export class Queue {
     if (event.queue.device !== this.device) {
       throw new OctetError('INVALID_ARGUMENT', { op: 'wait', argument: 'event', expected: `an event of ${this.device.name}`, received: 'one of another device' })
     }
-    this.order(event)
+    this.order(event, true)
   }
 
   /**
@@ -174,9 +174,12 @@ export class Queue {
     return event
   }
 
-  /** @internal Like {@link wait}, also inside capture: it orders the queue itself, not the graph. */
-  order(event: Event): void {
-    this.#runtime.native.wait(this.id, event.native)
+  /**
+   * @internal Like {@link wait}, also inside capture: it orders the queue itself, not the graph. Without `inherit` only
+   * memory depends on the other queue, and its failure stays its own.
+   */
+  order(event: Event, inherit = false): void {
+    this.#runtime.native.wait(this.id, event.native, inherit)
     this.count(false)
   }
 

@@ -234,13 +234,15 @@ void Addon::ClearFailure(const Napi::CallbackInfo& info) {
 Napi::Value Addon::Record(const Napi::CallbackInfo& info) {
   auto event = std::make_shared<Event>();
   push_record(*slot(info[0]).queue,
-              EventRecord{{Kind::record, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(event)});
+              EventRecord{{Kind::record, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(event), false});
   return share(info.Env(), std::move(event));
 }
 
+// wait(queue, event, inherit): `inherit` makes a failure of the event's queue this queue's too.
 void Addon::Wait(const Napi::CallbackInfo& info) {
   push_record(*slot(info[0]).queue,
-              EventRecord{{Kind::wait, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(shared<Event>(info[1]))});
+              EventRecord{{Kind::wait, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(shared<Event>(info[1])),
+                          info[2].As<Napi::Boolean>().Value()});
 }
 
 Napi::Value Addon::EventDone(const Napi::CallbackInfo& info) {

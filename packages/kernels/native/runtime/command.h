@@ -53,6 +53,7 @@ struct GraphData;
 struct EventRecord {
   Header header;
   std::shared_ptr<Event>* event;  // owned
+  bool inherit;                   // a wait: a failure of the other queue is this one's too
 };
 struct ReplayRecord {
   Header header;

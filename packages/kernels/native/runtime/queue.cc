@@ -106,10 +106,14 @@ void Queue::execute(const Header* header) {
       return;
     }
     case Kind::wait: {
-      const auto* slot = reinterpret_cast<const EventRecord*>(header)->event;
+      const auto* record = reinterpret_cast<const EventRecord*>(header);
+      const auto* slot = record->event;
       wait(*slot);
-      // What this queue computes next may rest on what the other failed to compute.
-      if ((*slot)->done() && failure_.status == Status::ok) failure_ = (*slot)->failure;
+      const Failure& theirs = (*slot)->failure;
+      // The place is this queue's own: its reports and clears go by it.
+      if (record->inherit && (*slot)->done() && theirs.status != Status::ok && failure_.status == Status::ok) {
+        failure_ = {theirs.status, theirs.op, sequence_};
+      }
       delete slot;
       return;
     }
@@ -127,7 +131,7 @@ void Queue::execute(const Header* header) {
       failure_ = {};
       return;
     case Kind::mark:
-      sink_.post({header->ticket, failure_});
+      report(header->ticket, failure_);
       return;
     case Kind::quit:
     case Kind::next_block:
@@ -158,9 +162,15 @@ void Queue::discard(const Header* header) {
   }
 }
 
+void Queue::report(uint64_t ticket, const Failure& failure) {
+  // First, so that whoever is told finds the command counted as done.
+  completed_.store(sequence_ + 1, std::memory_order_release);
+  sink_.post({ticket, failure});
+}
+
 void Queue::finish(const Header* header, Status status, int32_t op) {
   if (header->ticket != 0) {
-    sink_.post({header->ticket, {status, op, sequence_}});
+    report(header->ticket, {status, op, sequence_});
   } else if (status != Status::ok) {
     failure_ = {status, op, sequence_};
   }

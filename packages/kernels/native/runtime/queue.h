@@ -81,6 +81,7 @@ class Queue final : Context {
   void copy(const CopyRecord& record, bool in);
   void repack(const RepackRecord& record);
   void wait(const std::shared_ptr<Event>& event);
+  void report(uint64_t ticket, const Failure& failure);
   void finish(const Header* header, Status status, int32_t op);
 
   const OpFn* const table_;
