@@ -157,8 +157,9 @@ export class StepArrays {
     for (const t of [this.cuSeqlensQ, this.kvLens, this.preStepSeqlens, this.lastTokens, this.#header, this.pageTable, this.#rowOf, this.#positions]) t.dispose()
   }
 
+  /** A scope around the caller may have freed the views, and arrays that grew inside it: those are made again. */
   #view(batch: number, tokens: number): void {
-    if (batch !== this.#batch) {
+    if (batch !== this.#batch || this.#batchViews!.kvLens.disposed) {
       this.#dropViews(this.#batchViews)
       this.#batchViews = {
         cuSeqlensQ: this.cuSeqlensQ.rows(0, batch + 1),
@@ -169,7 +170,7 @@ export class StepArrays {
       }
       this.#batch = batch
     }
-    if (tokens !== this.#tokens) {
+    if (tokens !== this.#tokens || this.#tokenViews!.rowOf.disposed) {
       this.#dropViews(this.#tokenViews)
       this.#tokenViews = { rowOf: this.#rowOf.rows(0, tokens), positions: this.#positions.rows(0, tokens) }
       this.#tokens = tokens
@@ -177,8 +178,9 @@ export class StepArrays {
   }
 
   #reserve(tokens: number): void {
-    if (tokens <= this.#hostRowOf.length) return
-    const capacity = Math.max(tokens, 2 * this.#hostRowOf.length)
+    const held = this.#hostRowOf.length
+    if (tokens <= held && !this.#rowOf.disposed) return
+    const capacity = tokens <= held ? held : Math.max(tokens, 2 * held)
     this.#dropViews(this.#tokenViews)
     this.#tokenViews = undefined
     this.#tokens = -1

@@ -173,6 +173,17 @@ export class DecoderForCausalLM implements CausalLM {
     }, options.signal)
   }
 
+  /**
+   * The parameter that a checkpoint calls `name`, sharing storage. Owned by the model.
+   * @throws OctetError `INVALID_ARGUMENT` for a name that this model has no use for
+   */
+  parameter(name: string): Tensor {
+    const entry = this.#options.weightMap.find((e) => e.name === name)
+    if (entry === undefined) throw new OctetError('INVALID_ARGUMENT', { op: 'parameter', argument: 'name', expected: 'a tensor name of a checkpoint of this model', received: name })
+    const { weight, segment } = findWeight(this.#weights, entry.address)
+    return weight.view(segment)
+  }
+
   /** Parameters by path. */
   get weights(): ReadonlyMap<string, Weight> {
     return this.#weights
