@@ -1,0 +1,53 @@
+// Launcher of attention_decode for one cache type and head dimension.
+#pragma once
+#include "attention_decode_sm90.cuh"
+#include "attention_sm90.h"
+
+namespace octet::cuda {
+
+template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaContext& ctx) {
+  using namespace sm90;
+  using S = AttnShape<T, D>;
+  const auto kernel = attention_decode<T, D>;
+  static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem) == cudaSuccess;
+  CUtensorMap kmap, vmap;
+  if (!ready || !encode_caches(a, S::kSpan, &kmap, &vmap)) return Status::internal;
+  AttentionDecodeArgs d{};
+  d.q = a.q->as<const __nv_bfloat16>();
+  d.out = a.out->as<__nv_bfloat16>();
+  d.ldq = a.q->row_stride;
+  d.ldo = a.out->row_stride;
+  d.page_table = a.table->as<const int32_t>();
+  d.kv_lens = a.kv_lens->as<const int32_t>();
+  d.k_scale = a.k_scale;
+  d.v_scale = a.v_scale;
+  d.rows = static_cast<int>(a.sequences);
+  d.heads = a.heads;
+  d.kv_heads = a.kv_heads;
+  d.group = a.heads / a.kv_heads;
+  d.page_size = static_cast<int>(a.k->shape[2]);
+  d.table_width = static_cast<int>(a.table->row_stride);
+  d.window = static_cast<int>(a.window);
+  d.scale = a.scale;
+  d.softcap = a.softcap;
+  d.max_chunks = static_cast<int>((a.max_kv + kChunk - 1) / kChunk);
+  const size_t pieces = static_cast<size_t>(d.rows) * d.kv_heads * d.max_chunks * d.group;
+  auto* const workspace = static_cast<float*>(ctx.workspace(pieces * (D * sizeof(float) + sizeof(float2))));
+  d.partial_ml = reinterpret_cast<float2*>(workspace);
+  d.partial = workspace + pieces * 2;
+  d.arrivals = ctx.counters(static_cast<size_t>(d.rows) * d.kv_heads);
+  if (workspace == nullptr || d.arrivals == nullptr) return Status::out_of_memory;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(ctx.device().sms));
+  config.blockDim = dim3(S::kWarps * 32);
+  config.dynamicSmemBytes = S::kSmem;
+  config.stream = ctx.stream();
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, kmap, vmap, d) == cudaSuccess ? Status::ok : Status::internal;
+}
+
+}  // namespace octet::cuda
