@@ -74,10 +74,16 @@ export async function loadModel(source: string, options: LoadModelOptions = {}):
 
 /** The folder of a checkpoint: an existing one beats a name on the hub. */
 async function locate(source: string, { revision, signal, confirmPull, onProgress }: LoadModelOptions): Promise<string> {
+  const found = await stat(source).catch(() => null)
+  if (found === null && isHubId(source)) return pullCheckpoint(source, { revision, signal, confirm: confirmPull, onProgress })
+  return findCheckpoint(source)
+}
+
+/** The absolute path of a checkpoint's folder. @throws OctetError `FILE_NOT_FOUND` */
+export async function findCheckpoint(source: string): Promise<string> {
   const folder = resolve(source)
   const found = await stat(folder).catch(() => null)
   if (found?.isDirectory() === true) return folder
-  if (found === null && isHubId(source)) return pullCheckpoint(source, { revision, signal, confirm: confirmPull, onProgress })
   throw new OctetError('FILE_NOT_FOUND', {
     op: 'loadModel',
     argument: source,
