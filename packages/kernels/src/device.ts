@@ -52,7 +52,7 @@ export class Device {
   readonly #queues = new Set<Queue>()
   readonly #reserved = new Set<number>()
   #loadQueue: Queue | null = null
-  #disposed = false
+  #disposal: Promise<void> | null = null
 
   /** @internal Use {@link openDevice}. */
   constructor(shared: Runtime, level: number, levels: readonly NativeLevel[], options: Required<Omit<DeviceOptions, 'isa'>>) {
@@ -80,8 +80,9 @@ export class Device {
     this.queue = this.#openQueue(options.threads)
   }
 
+  /** True from the call of dispose() on. */
   get disposed(): boolean {
-    return this.#disposed
+    return this.#disposal !== null
   }
 
   /**
@@ -123,14 +124,13 @@ export class Device {
     return this.#levelOps[OP_INDEX[op]] === true
   }
 
-  /** Waits for work in flight, then frees all memory and threads. Its tensors, queues and graphs end with it. Idempotent. */
-  async dispose(): Promise<void> {
-    if (this.#disposed) return
-    await Promise.all([...this.#queues].map((queue) => queue.close()))
-    if (this.#disposed) return
-    this.#disposed = true
-    for (const address of this.#reserved) this.#runtime.native.release(address)
-    this.#reserved.clear()
+  /**
+   * Refuses new work, waits for work in flight, then frees all memory and threads. Its tensors, queues and graphs end
+   * with it. Idempotent.
+   */
+  dispose(): Promise<void> {
+    this.#disposal ??= this.#close()
+    return this.#disposal
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -141,6 +141,7 @@ export class Device {
 
   /** @internal The queue that reads files, opened on first use. */
   get loadQueue(): Queue {
+    this.check('upload')
     this.#loadQueue ??= this.#openQueue(Math.min(LOAD_THREADS, this.threads))
     return this.#loadQueue
   }
@@ -158,7 +159,13 @@ export class Device {
 
   /** @internal */
   check(op: string): void {
-    if (this.#disposed) throw new OctetError('DISPOSED', { op, argument: 'device', expected: 'a live device', received: 'a disposed one' })
+    if (this.disposed) throw new OctetError('DISPOSED', { op, argument: 'device', expected: 'a live device', received: 'a disposed one' })
+  }
+
+  async #close(): Promise<void> {
+    await Promise.all([...this.#queues].map((queue) => queue.close()))
+    for (const address of this.#reserved) this.#runtime.native.release(address)
+    this.#reserved.clear()
   }
 
   #openQueue(threads: number): Queue {

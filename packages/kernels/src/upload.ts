@@ -46,7 +46,7 @@ export async function upload(source: TensorSource, target: Tensor, options: Uplo
     })
     const { size } = await file.stat()
     if (size < source.offset + source.byteLength) throw shortFile(source)
-    device.check('upload')
+    queue.check('upload')
     // Memory is reused in the order of its home queue: read only once that order has come to this tensor.
     queue.order(target.storage.home.disposed ? device.queue.point() : target.storage.home.point())
     const strides = stridesOf(source)
@@ -168,6 +168,7 @@ class Job {
   /** Everything enqueued has run. */
   async finish(): Promise<void> {
     for (const piece of this.#flying) await piece
+    this.queue.check('upload')
     await this.queue.mark()
   }
 

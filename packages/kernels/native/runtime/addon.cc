@@ -42,11 +42,12 @@ template <class T> const std::shared_ptr<T>& shared(const Napi::Value& v) {
   return *v.As<Napi::External<std::shared_ptr<T>>>().Data();
 }
 
-template <class Record> void push_record(Queue& queue, const Record& record) {
-  queue.push(sizeof(Record), [&](uint8_t* p) { std::memcpy(p, &record, sizeof record); });
+template <class Record> void push_record(Queue* queue, const Record& record) {
+  queue->push(sizeof(Record), [&](uint8_t* p) { std::memcpy(p, &record, sizeof record); });
 }
 
 constexpr size_t kInlineCopy = 1024;
+constexpr const char* kGone = "the queue was destroyed";
 
 }  // namespace
 
@@ -177,6 +178,8 @@ napi_value Addon::Enqueue(napi_env env, napi_callback_info info) {
     const size_t at = records.size();
     records.resize(at + bytes);
     self->EncodeOp(records.data() + at, bytes, 0);
+  } else if (slot.queue == nullptr) {
+    napi_throw_error(env, nullptr, kGone);
   } else {
     slot.queue->push(bytes, [&](uint8_t* p) { self->EncodeOp(p, bytes, static_cast<uint64_t>(ticket)); });
   }
@@ -184,6 +187,12 @@ napi_value Addon::Enqueue(napi_env env, napi_callback_info info) {
 }
 
 // ---- queues ----
+
+Queue* Addon::queue(const Napi::CallbackInfo& info) {
+  Queue* const q = slot(info[0]).queue.get();
+  if (q == nullptr) Napi::Error::New(info.Env(), kGone).ThrowAsJavaScriptException();
+  return q;
+}
 
 // describe() -> { opHash, opCount, levels: [{ name, supported, ops: boolean[] }] }
 Napi::Value Addon::Describe(const Napi::CallbackInfo& info) {
@@ -220,28 +229,31 @@ Napi::Value Addon::CreateQueue(const Napi::CallbackInfo& info) {
 void Addon::DestroyQueue(const Napi::CallbackInfo& info) { slot(info[0]).queue.reset(); }
 
 Napi::Value Addon::Completed(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(slot(info[0]).queue->completed()));
+  Queue* const q = queue(info);
+  return Napi::Number::New(info.Env(), q != nullptr ? static_cast<double>(q->completed()) : 0);
 }
 
 void Addon::Mark(const Napi::CallbackInfo& info) {
-  push_record(*slot(info[0]).queue, Header{Kind::mark, sizeof(Header), ticket(info[1])});
+  if (Queue* q = queue(info)) push_record(q, Header{Kind::mark, sizeof(Header), ticket(info[1])});
 }
 
 void Addon::ClearFailure(const Napi::CallbackInfo& info) {
-  push_record(*slot(info[0]).queue, Header{Kind::clear, sizeof(Header), 0});
+  if (Queue* q = queue(info)) push_record(q, Header{Kind::clear, sizeof(Header), 0});
 }
 
 Napi::Value Addon::Record(const Napi::CallbackInfo& info) {
+  Queue* const q = queue(info);
+  if (q == nullptr) return info.Env().Undefined();
   auto event = std::make_shared<Event>();
-  push_record(*slot(info[0]).queue,
-              EventRecord{{Kind::record, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(event), false});
+  push_record(q, EventRecord{{Kind::record, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(event), false});
   return share(info.Env(), std::move(event));
 }
 
 // wait(queue, event, inherit): `inherit` makes a failure of the event's queue this queue's too.
 void Addon::Wait(const Napi::CallbackInfo& info) {
-  push_record(*slot(info[0]).queue,
-              EventRecord{{Kind::wait, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(shared<Event>(info[1])),
+  Queue* const q = queue(info);
+  if (q == nullptr) return;
+  push_record(q, EventRecord{{Kind::wait, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(shared<Event>(info[1])),
                           info[2].As<Napi::Boolean>().Value()});
 }
 
@@ -254,13 +266,15 @@ Napi::Value Addon::EventDone(const Napi::CallbackInfo& info) {
 // copyIn(queue, address, rows, rowBytes, strideBytes, Uint8Array): the bytes are copied now and land in queue order.
 // Returns false when no memory is left to hold them meanwhile.
 Napi::Value Addon::CopyIn(const Napi::CallbackInfo& info) {
+  Queue* const q = queue(info);
+  if (q == nullptr) return info.Env().Undefined();
   const auto source = info[5].As<Napi::Uint8Array>();
   const size_t n = source.ByteLength();
   CopyRecord record{{Kind::copy_in, sizeof(CopyRecord), 0}, address(info[1]), nullptr, integer(info[2]), integer(info[3]), integer(info[4])};
   if (n <= kInlineCopy) {
     const size_t bytes = sizeof(CopyRecord) + (n + 7) / 8 * 8;
     record.header.bytes = static_cast<uint32_t>(bytes);
-    slot(info[0]).queue->push(bytes, [&](uint8_t* p) {
+    q->push(bytes, [&](uint8_t* p) {
       std::memcpy(p, &record, sizeof record);
       std::memcpy(p + sizeof record, source.Data(), n);
     });
@@ -269,19 +283,23 @@ Napi::Value Addon::CopyIn(const Napi::CallbackInfo& info) {
   record.host = static_cast<uint8_t*>(std::malloc(n));
   if (record.host == nullptr) return Napi::Boolean::New(info.Env(), false);
   std::memcpy(record.host, source.Data(), n);
-  push_record(*slot(info[0]).queue, record);
+  push_record(q, record);
   return Napi::Boolean::New(info.Env(), true);
 }
 
 // copyOut(queue, address, rows, rowBytes, strideBytes, Uint8Array): the caller keeps the array alive until a later mark.
 void Addon::CopyOut(const Napi::CallbackInfo& info) {
+  Queue* const q = queue(info);
+  if (q == nullptr) return;
   auto target = info[5].As<Napi::Uint8Array>();
-  push_record(*slot(info[0]).queue, CopyRecord{{Kind::copy_out, sizeof(CopyRecord), 0}, address(info[1]), target.Data(),
+  push_record(q, CopyRecord{{Kind::copy_out, sizeof(CopyRecord), 0}, address(info[1]), target.Data(),
                                                integer(info[2]), integer(info[3]), integer(info[4])});
 }
 
 // repack(queue, source address, target address, item bytes, shape, element strides)
 void Addon::Repack(const Napi::CallbackInfo& info) {
+  Queue* const q = queue(info);
+  if (q == nullptr) return;
   const auto shape = info[4].As<Napi::Array>(), strides = info[5].As<Napi::Array>();
   RepackRecord record{{Kind::repack, sizeof(RepackRecord), 0}, address(info[1]), address(info[2]),
                       static_cast<int32_t>(integer(info[3])), static_cast<int32_t>(shape.Length()), {}, {}};
@@ -289,7 +307,7 @@ void Addon::Repack(const Napi::CallbackInfo& info) {
     record.shape[d] = integer(shape[d]);
     record.strides[d] = integer(strides[d]);
   }
-  push_record(*slot(info[0]).queue, record);
+  push_record(q, record);
 }
 
 Napi::Value Addon::Reserve(const Napi::CallbackInfo& info) {
@@ -338,8 +356,9 @@ Napi::Value Addon::EndCapture(const Napi::CallbackInfo& info) {
 }
 
 void Addon::Replay(const Napi::CallbackInfo& info) {
-  push_record(*slot(info[0]).queue,
-              ReplayRecord{{Kind::replay, sizeof(ReplayRecord), 0}, new std::shared_ptr<GraphData>(shared<GraphData>(info[1]))});
+  Queue* const q = queue(info);
+  if (q == nullptr) return;
+  push_record(q, ReplayRecord{{Kind::replay, sizeof(ReplayRecord), 0}, new std::shared_ptr<GraphData>(shared<GraphData>(info[1]))});
 }
 
 }  // namespace octet

@@ -53,6 +53,8 @@ class Addon final : public Napi::Addon<Addon>, public CompletionSink {
   Napi::Value ReadProbe(const Napi::CallbackInfo& info);
 
   QueueSlot& slot(const Napi::Value& id) { return queues_[id.As<Napi::Number>().Uint32Value()]; }
+  // The queue of the first argument; for one that was destroyed, nullptr and a pending JavaScript error.
+  Queue* queue(const Napi::CallbackInfo& info);
   void post(const Completion& completion) override;
   void drain(Napi::Env env);
   void shutdown();
