@@ -1,1 +1,5 @@
-export {}
+export { gemmaInfo, gemmaLayer, embeddingScale, gemmaRopes, type GemmaLayerOptions } from './config.js'
+export { TEGemmaDecoderLayer, type HfLayerArguments } from './layer.js'
+export type { FromPretrainedOptions } from './load.js'
+export { TEGemmaForCausalLM, type TEGemmaOptions } from './model.js'
+export { gemmaWeightMap } from './weight-map.js'

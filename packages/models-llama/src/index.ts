@@ -1,1 +1,5 @@
-export {}
+export { llamaInfo, llamaLayer, llamaRope, type LlamaLayerOptions } from './config.js'
+export { TELlamaDecoderLayer, type HfLayerArguments } from './layer.js'
+export type { FromPretrainedOptions } from './load.js'
+export { TELlamaForCausalLM, type TELlamaOptions } from './model.js'
+export { llamaWeightMap } from './weight-map.js'

@@ -60,7 +60,7 @@ describe.each(models)('bf16 error against float64, $folder', ({ folder, layers, 
     const weights = readFixture(folder)
     const rope = new RotaryPositionEmbedding({ device, dim: options.kvChannels, base: theta })
     const table = weights.get('model.embed_tokens.weight')!
-    let hidden = Float64Array.from(ids.flatMap((id) => [...table.subarray(id * 192, (id + 1) * 192)].map((x) => x * scale)))
+    let hidden: Float64Array = Float64Array.from(ids.flatMap((id) => [...table.subarray(id * 192, (id + 1) * 192)].map((x) => x * scale)))
     const ctx = denseContext(device, ids.length, rope)
     for (let i = 0; i < layers; i++) {
       const layer = loadLayer(weights, i, options)

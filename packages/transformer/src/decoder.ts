@@ -159,7 +159,7 @@ export class DecoderForCausalLM implements CausalLM {
   slots(): WeightSlot[] {
     return this.#options.weightMap.map(({ name, address, optional }) => {
       const { weight, segment } = findWeight(this.#weights, address)
-      const shape = [...weight.view(segment).shape]
+      const shape = [...weight.shapeOf(segment)]
       return { name, shape, quantizable: shape.length === 2 && address.startsWith('layers.'), ...(optional === true ? { optional } : {}) }
     })
   }

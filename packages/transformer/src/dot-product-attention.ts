@@ -55,6 +55,9 @@ export class DotProductAttention {
     this.qkvFormat = options.qkvFormat ?? 'bshd'
     this.layerNumber = options.layerNumber ?? 1
     checkSizes(op, { numAttentionHeads: this.heads, numGqaGroups: this.kvHeads, kvChannels: this.headDim, layerNumber: this.layerNumber })
+    if (this.headDim % 2 !== 0 || this.headDim > 256) {
+      throw new OctetError('INVALID_ARGUMENT', { op, argument: 'kvChannels', expected: 'an even number up to 256', received: String(this.headDim) })
+    }
     checkMaskType(op, this.maskType)
     checkWindow(op, this.windowSize)
     checkDropout(op, 'attentionDropout', options.attentionDropout)

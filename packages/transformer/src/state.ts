@@ -44,7 +44,7 @@ export function importState(module: Module, state: State): void {
 
 function problemOf(entry: StateEntry, source: StateTensor | undefined): string[] {
   if (source === undefined) return [`${entry.name}: missing`]
-  const want = entry.weight.view(entry.segment).shape
+  const want = entry.weight.shapeOf(entry.segment)
   if (formatShape(source.shape) !== formatShape(want)) return [`${entry.name}: expected ${formatShape(want)}, received ${formatShape(source.shape)}`]
   if (!['f32', 'bf16', 'f16'].includes(source.dtype)) return [`${entry.name}: expected f32, bf16 or f16, received ${source.dtype}`]
   const bytes = numel(source.shape) * itemSize(source.dtype)

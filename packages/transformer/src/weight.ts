@@ -1,5 +1,5 @@
-import { OctetError, numel, type Shape } from '@octet-llm/core'
-import { fill, randomWeights, Tensor, type Device, type TensorDType } from '@octet-llm/kernels'
+import { OctetError, itemSize, numel, type Shape } from '@octet-llm/core'
+import { fill, keep, randomWeights, Tensor, type Device, type TensorDType } from '@octet-llm/kernels'
 
 export interface WeightSegment {
   readonly name: string
@@ -24,25 +24,40 @@ export class Weight {
   readonly shape: Shape
   readonly dtype: TensorDType
   readonly segments: readonly WeightSegment[]
-  /** All rows, row-major. */
-  readonly tensor: Tensor
-  readonly #views: ReadonlyMap<string, Tensor>
+  readonly #device: Device
+  /** Made by the first use: a model can be laid out, and compared with a checkpoint, before it takes any memory. */
+  #tensor: Tensor | undefined
+  #views: ReadonlyMap<string, Tensor> = new Map()
 
   constructor(options: WeightOptions) {
     this.shape = options.shape
     this.dtype = options.dtype
     this.segments = options.segments ?? []
-    this.tensor = Tensor.empty(options.shape, { dtype: options.dtype, device: options.device })
+    this.#device = options.device
     const rows = this.segments.reduce((sum, s) => sum + s.rows, 0)
     if (this.segments.length > 0 && rows !== this.shape[0]) {
       throw new OctetError('SHAPE_MISMATCH', { op: 'Weight', argument: 'segments', expected: `${this.shape[0]} rows`, received: String(rows) })
     }
-    // Made here and not on demand, where a scope could free them.
-    this.#views = new Map(this.segments.map((s) => [s.name, this.tensor.rows(...this.range(s.name))]))
+  }
+
+  /** All rows, row-major; undefined contents until they are filled. @throws OctetError `OUT_OF_MEMORY` */
+  get tensor(): Tensor {
+    if (this.#tensor !== undefined) return this.#tensor
+    const made = keep(Tensor.empty(this.shape, { dtype: this.dtype, device: this.#device }))
+    this.#views = new Map(this.segments.map((s) => [s.name, keep(made.rows(...this.range(s.name)))]))
+    this.#tensor = made
+    return made
   }
 
   get byteLength(): number {
-    return this.tensor.byteLength
+    return this.size * itemSize(this.dtype)
+  }
+
+  /** Shape of a segment, or of the whole weight. @throws OctetError `INVALID_ARGUMENT` for an unknown name */
+  shapeOf(segment?: string): Shape {
+    if (segment === undefined) return this.shape
+    const [begin, end] = this.range(segment)
+    return [end - begin, ...this.shape.slice(1)]
   }
 
   /** Rows [begin, end) of a segment. @throws OctetError `INVALID_ARGUMENT` for an unknown name. */
@@ -60,7 +75,8 @@ export class Weight {
    * @throws OctetError `INVALID_ARGUMENT` for an unknown name
    */
   view(segment?: string): Tensor {
-    if (segment === undefined) return this.tensor
+    const whole = this.tensor
+    if (segment === undefined) return whole
     const view = this.#views.get(segment)
     if (view === undefined) throw this.#unknown(segment)
     return view
@@ -87,7 +103,7 @@ export class Weight {
 
   dispose(): void {
     for (const t of this.#views.values()) t.dispose()
-    this.tensor.dispose()
+    this.#tensor?.dispose()
   }
 
   #unknown(segment: string): OctetError {

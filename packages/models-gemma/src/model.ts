@@ -1,0 +1,73 @@
+import type { ModelConfig } from '@octet-llm/hf-loader/config'
+import type { Tensor } from '@octet-llm/kernels'
+import { generateTokens, type GenerateOutput, type GenerateTokensOptions, type GenerationOptions } from '@octet-llm/generation'
+import { DecoderForCausalLM, contextPhase, generationPhase, type Phase } from '@octet-llm/transformer'
+
+import { embeddingScale, gemmaInfo, gemmaRopes, type GemmaLayerOptions } from './config.js'
+import { TEGemmaDecoderLayer } from './layer.js'
+import { loadPretrained, type FromPretrainedOptions } from './load.js'
+import { gemmaWeightMap } from './weight-map.js'
+
+export interface TEGemmaOptions extends GemmaLayerOptions {
+  /** `te` (default): fused layers. `reference`: Hugging Face's layer, op by op, on the same weights. */
+  readonly decoderLayer?: 'te' | 'reference'
+  /** Overrides the config: a checkpoint whose tied head differs from its embedding is not tied. */
+  readonly tieWordEmbeddings?: boolean
+  /** generation_config.json: what `generate` falls back to. */
+  readonly generationConfig?: GenerationOptions
+}
+
+/** GemmaForCausalLM (1, 2 and 3 text) on fused layers. */
+export class TEGemmaForCausalLM extends DecoderForCausalLM {
+  readonly config: ModelConfig
+  readonly generationConfig: GenerationOptions
+
+  /**
+   * A model with random weights, a function of the seed alone.
+   * @throws OctetError `UNSUPPORTED_MODEL`, `INVALID_ARGUMENT`, `OUT_OF_MEMORY`
+   */
+  constructor(config: ModelConfig, options: TEGemmaOptions) {
+    const { device, dtype = 'bf16' } = options
+    const tied = options.tieWordEmbeddings ?? config.tieWordEmbeddings
+    super({
+      ...options,
+      dtype,
+      initStd: config.initializerRange,
+      info: gemmaInfo(config, dtype),
+      layers: Array.from({ length: config.numHiddenLayers }, (_, i) => new TEGemmaDecoderLayer(config, i, options)),
+      ropes: gemmaRopes(config, device),
+      embeddingScale: embeddingScale(config, dtype),
+      layernormEpsilon: config.rmsNormEps,
+      zeroCenteredGamma: true,
+      tieWordEmbeddings: tied,
+      ...(config.finalLogitSoftcapping === null ? {} : { finalLogitSoftcapping: config.finalLogitSoftcapping }),
+      weightMap: gemmaWeightMap(config, tied),
+    })
+    this.config = config
+    this.generationConfig = options.generationConfig ?? {}
+  }
+
+  /**
+   * Loads a folder as `save_pretrained` writes it, single or sharded, safetensors or .bin, one tensor in flight.
+   * @throws OctetError `FILE_NOT_FOUND`, `INVALID_CONFIG`, `UNSUPPORTED_MODEL`, `CHECKPOINT_MISMATCH`, and what the file
+   * formats throw; `signal.reason` when aborted. Nothing stays allocated then.
+   */
+  static fromPretrained(dir: string, options: FromPretrainedOptions): Promise<TEGemmaForCausalLM> {
+    return loadPretrained(dir, options, (config, rest) => new TEGemmaForCausalLM(config, rest))
+  }
+
+  /** Tokens in, tokens out. @throws OctetError as generateTokens; `signal.reason` when aborted */
+  generate(options: GenerateTokensOptions): Promise<GenerateOutput> {
+    return generateTokens(this, { modelGenerationConfig: this.generationConfig, ...options })
+  }
+
+  /** Prefill as its own callable over this model. */
+  contextPhase(): Phase<Tensor> {
+    return contextPhase(this)
+  }
+
+  /** Greedy decode of one token a row as its own callable over this model. */
+  generationPhase(): Phase<Tensor> {
+    return generationPhase(this)
+  }
+}
