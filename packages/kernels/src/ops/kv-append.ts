@@ -11,7 +11,7 @@ export interface KvCacheTensors {
   readonly kCache: Tensor
   /** As kCache. */
   readonly vCache: Tensor
-  /** [B, P], i32: page of each block of pageSize positions of each sequence. */
+  /** [B, blocks], i32: page of each block of pageSize positions of each sequence. */
   readonly pageTable: Tensor
   /** [Hkv], f32: value = stored * kScaleInv of its head. Default: 1. */
   readonly kScaleInv?: Tensor
@@ -23,7 +23,7 @@ export interface KvCacheTensors {
 export function checkCache(call: Call, cache: KvCacheTensors): readonly [Tensor | null, Tensor | null] {
   const k = call.contiguous('kCache', cache.kCache, 'pages Hkv pageSize D', CACHE_DTYPES)
   call.contiguous('vCache', cache.vCache, 'pages Hkv pageSize D', [k.dtype])
-  call.input('pageTable', cache.pageTable, 'B P', I32)
+  call.input('pageTable', cache.pageTable, 'B blocks', I32)
   return [call.optional('kScaleInv', cache.kScaleInv, 'Hkv', F32), call.optional('vScaleInv', cache.vScaleInv, 'Hkv', F32)]
 }
 
