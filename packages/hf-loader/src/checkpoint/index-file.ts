@@ -24,14 +24,13 @@ export async function readIndex(path: string, op: string, signal?: AbortSignal):
   const bytes = await readSmallFile(path, MAX_INDEX_BYTES, op, signal)
   let weightMap: Map<string, string>
   try {
-    weightMap = parseIndex(bytes)
+    weightMap = parseIndex(bytes, () => invalidIndex(op, path, `at most ${MAX_SHARDS} files`, 'more'))
   } catch (error) {
     if (!(error instanceof JsonSyntaxError)) throw error
     throw invalidJson(op, path, 'a checkpoint index', error.message)
   }
   if (weightMap.size === 0) throw invalidIndex(op, path, 'a weight_map with tensors', 'none')
   const files = [...new Set(weightMap.values())].sort()
-  if (files.length > MAX_SHARDS) throw invalidIndex(op, path, `at most ${MAX_SHARDS} files`, String(files.length))
   const strays = files.filter((file) => !isPlainRelative(file))
   if (strays.length > 0) throw invalidIndex(op, path, 'files inside the folder, by relative names without ".."', listSome(strays.map(quoteName)))
   await checkPlaces(path, files, op)
@@ -43,7 +42,7 @@ export function invalidIndex(op: string, path: string, expected: string, receive
 }
 
 /** Only `weight_map` is read: nothing else of an index is needed, and its `total_size` is often wrong. */
-function parseIndex(bytes: Buffer): Map<string, string> {
+function parseIndex(bytes: Buffer, tooMany: () => OctetError): Map<string, string> {
   const reader = new JsonReader(bytes)
   const weightMap = new Map<string, string>()
   // One string a file, however many tensors name it.
@@ -53,6 +52,7 @@ function parseIndex(bytes: Buffer): Map<string, string> {
     reader.readObject((name) => {
       const file = reader.readString()
       if (!files.has(file)) files.set(file, file)
+      if (files.size > MAX_SHARDS) throw tooMany()
       weightMap.set(name, files.get(file)!)
     })
   })

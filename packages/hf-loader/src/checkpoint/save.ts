@@ -1,4 +1,4 @@
-import { mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import { randomBytes } from 'node:crypto'
 import { join, resolve } from 'node:path'
 import { OctetError } from '@octet-llm/core'
@@ -10,6 +10,9 @@ import { byteLengthOf, writeSafetensors, type TensorEntry } from '../safetensors
 const OP = 'saveCheckpoint'
 const SINGLE = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
+/** Where a save in progress keeps its files. */
+const ASIDE = /^\.octet-save-[0-9a-f]{12}$/
+const DAY_MS = 86_400_000
 const SHARD = /^model-\d{5}-of-\d{5}\.safetensors$/
 
 export interface SaveOptions {
@@ -94,8 +97,16 @@ async function replace(folder: string, aside: string, names: readonly string[]):
   const last = names.at(-1)!
   await attempt(OP, join(folder, last), () => rename(join(aside, last), join(folder, last)))
   await syncFolder(folder)
-  const stale = (await readdir(folder)).filter((name) => SHARD.test(name) && !names.includes(name))
-  for (const name of stale) await rm(join(folder, name), { force: true })
+  await removeLeftovers(folder, names)
+}
+
+/** Shards of an older save, and what a save that was killed more than a day ago had set aside. */
+async function removeLeftovers(folder: string, names: readonly string[]): Promise<void> {
+  for (const name of await readdir(folder)) {
+    const path = join(folder, name)
+    if (SHARD.test(name) && !names.includes(name)) await rm(path, { force: true })
+    if (ASIDE.test(name) && Date.now() - (await stat(path)).mtimeMs > DAY_MS) await rm(path, { recursive: true, force: true })
+  }
 }
 
 /** transformers reads safetensors first: beside them, PyTorch weights would be an old model that nobody sees any more. */

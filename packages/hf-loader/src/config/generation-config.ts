@@ -6,7 +6,7 @@ import type { ReadOptions } from '../io/read-tensor.js'
 import { Fields, isTokenId, show } from './fields.js'
 
 const FILE = 'generation_config.json'
-const MAX_BYTES = 4 * 2 ** 20
+const MAX_BYTES = 2 ** 20
 
 /**
  * What a checkpoint's generation_config.json sets; a field that it leaves out or sets to null is absent here, so that the

@@ -9,8 +9,8 @@ import type { HiddenActivation, LayerType, ModelConfig } from './model-config.js
 import { readQuantization } from './quantization.js'
 import { readRope, type RopeConfig } from './rope.js'
 
-/** JSON.parse takes up to 25 times the text: 100 MB at worst. Real files have 1 to 100 KB. */
-const MAX_CONFIG_BYTES = 4 * 2 ** 20
+/** JSON.parse takes up to 50 times the text: 32 to 50 MB at worst. Real files have 1 to 100 KB. */
+const MAX_CONFIG_BYTES = 2 ** 20
 
 const FILE = 'config.json'
 

@@ -33,7 +33,7 @@ export async function readSmallFile(path: string, maxBytes: number, op: string, 
 }
 
 /**
- * Reads a JSON file whose root is an object. `maxBytes` bounds the heap that `JSON.parse` can take (about 25 times the
+ * Reads a JSON file whose root is an object. `maxBytes` bounds the heap that `JSON.parse` can take (about 50 times the
  * text at worst); nesting is bounded too.
  * @throws OctetError `FILE_NOT_FOUND`, `INVALID_JSON`.
  */

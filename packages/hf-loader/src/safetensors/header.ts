@@ -6,6 +6,9 @@ import { DTYPE_OF_NAME } from './dtypes.js'
 /** Largest header the reference reads (`MAX_HEADER_SIZE`). */
 export const MAX_HEADER_BYTES = 100_000_000
 
+/** More than any library has. The reference has no limit but memory. */
+const MAX_AXES = 1024
+
 /** Bytes of the length that opens the file. */
 export const LENGTH_BYTES = 8
 
@@ -130,7 +133,7 @@ class HeaderParser {
 
   private inFileOrder(): Map<string, SafetensorsTensor> {
     const { dataStart, dataLength } = this.context
-    const sorted = [...this.found].sort(([, a], [, b]) => a.offset - b.offset || a.byteLength - b.byteLength)
+    const sorted = sortedByPlace(this.found)
     let end = dataStart
     for (const [name, tensor] of sorted) {
       if (tensor.offset !== end) {
@@ -142,12 +145,15 @@ class HeaderParser {
     if (end !== dataStart + dataLength) {
       throw invalid(this.context, 'data', `${end - dataStart} bytes`, `${dataLength} bytes`)
     }
-    return new Map(sorted)
+    return sorted
   }
 
   private readNumbers(): number[] {
     const numbers: number[] = []
-    this.reader.readArray(() => numbers.push(this.reader.readUnsigned()))
+    this.reader.readArray(() => {
+      if (numbers.length === MAX_AXES) this.reader.fail(`expected at most ${MAX_AXES} numbers`)
+      numbers.push(this.reader.readUnsigned())
+    })
     return numbers
   }
 
@@ -164,6 +170,23 @@ class HeaderParser {
       hint: 'convert the tensor to another dtype',
     })
   }
+}
+
+function comparePlaces(a: SafetensorsTensor, b: SafetensorsTensor): number {
+  return a.offset - b.offset || a.byteLength - b.byteLength
+}
+
+/** Headers are nearly always in file order already; then nothing is copied. */
+function sortedByPlace(found: Map<string, SafetensorsTensor>): Map<string, SafetensorsTensor> {
+  let previous: SafetensorsTensor | undefined
+  let sorted = true
+  for (const tensor of found.values()) {
+    sorted &&= previous === undefined || comparePlaces(previous, tensor) <= 0
+    previous = tensor
+  }
+  if (sorted) return found
+  const names = [...found.keys()].sort((a, b) => comparePlaces(found.get(a)!, found.get(b)!))
+  return new Map(names.map((name) => [name, found.get(name)!]))
 }
 
 /** Bytes of a shape; undefined once a step of the product leaves the whole numbers a double holds (the checked multiply). */

@@ -160,6 +160,7 @@ describe('openSafetensors', () => {
     ['one offset', { a: tensor('U8', [1], 0) }, one, /data_offsets/],
     ['three offsets', { a: tensor('U8', [1], 0, 1, 1) }, one, /data_offsets/],
     ['offsets that run backwards', { a: tensor('U8', [1], 1, 0) }, one],
+    ['a shape of 1025 axes', { a: tensor('U8', Array.from({ length: 1025 }, () => 1), 0, 1) }, one, /1024/],
     ['a length that is not the shape', { a: tensor('U8', [2], 0, 1) }, one, /2 bytes/],
     ['a product past 2^53', { a: tensor('U8', [2 ** 40, 2 ** 40], 0, 1) }, one, /2\^53/],
     ['a product that comes back to 0', { a: tensor('U8', [2 ** 40, 2 ** 40, 0], 0, 0) }, undefined, /2\^53/],

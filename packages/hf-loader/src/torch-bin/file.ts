@@ -5,7 +5,7 @@ import { RegularFile } from '../io/regular-file.js'
 import { readLegacy } from './legacy.js'
 import { badPickle, describe, PickleDict, PickleFault, type PickleValue } from './pickle-values.js'
 import { TensorHandlers, TensorView, type Storage } from './tensors.js'
-import { unpickle } from './unpickler.js'
+import { Unpickler } from './unpickler.js'
 import { openZip, type ZipMember } from './zip.js'
 
 const OP = 'openTorchBin'
@@ -139,7 +139,7 @@ async function zipTensors(file: RegularFile, signal: AbortSignal | undefined): P
   await checkByteOrder(file, members.get(`${prefix}byteorder`), signal)
   const pickle = await readMember(file, members.get(pickleNames[0]!)!, MAX_PICKLE_BYTES, signal)
   const handlers = new TensorHandlers()
-  const { value, end } = unpickle(pickle, 0, handlers)
+  const { value, end } = new Unpickler(0, handlers).run(pickle)
   if (end !== pickle.length) throw badPickle('one pickle in data.pkl', 'bytes after it')
   const offsets = new Map<Storage, number>()
   for (const storage of handlers.storages.values()) {

@@ -3,7 +3,7 @@ import { quoteName } from '../io/names.js'
 import type { RegularFile } from '../io/regular-file.js'
 import { badPickle, describe, PickleDict, PickleList, PickleTruncated, type PickleValue } from './pickle-values.js'
 import { TensorHandlers, type Storage } from './tensors.js'
-import { unpickle } from './unpickler.js'
+import { Unpickler } from './unpickler.js'
 
 /** The number that opens a file of torch before 1.6. */
 const MAGIC = 0x1950a86a20f9469cfc6cn
@@ -20,48 +20,56 @@ export interface LegacyContents {
 
 /**
  * Reads the layout of torch before 1.6: five pickles (magic, protocol, system, object, storage keys), then each storage as
- * a u64 count and its raw elements. The pickles state no length, so they are read from a window that grows when it was
- * too small.
+ * a u64 count and its raw elements.
  * @throws PickleFault; the OctetErrors of reading.
  */
 export async function readLegacy(file: RegularFile, signal?: AbortSignal): Promise<LegacyContents> {
-  const limit = Math.min(file.size, MAX_PICKLE_BYTES)
-  for (let size = Math.min(FIRST_WINDOW, limit); ; size = Math.min(2 * size, limit)) {
-    const window = await file.read(0, size, signal)
-    try {
-      const { root, keys, storages, end } = parsePickles(window)
-      return { root, offsets: await locate(file, keys, storages, end, signal) }
-    } catch (error) {
-      if (!(error instanceof PickleTruncated) || size === limit) throw error
+  const handlers = new TensorHandlers()
+  const pickles = new PickleStream(file, handlers, signal)
+  const magic = await pickles.next()
+  if (magic !== MAGIC) throw badPickle('the magic number of torch.save', describe(magic))
+  const protocol = await pickles.next()
+  if (protocol !== PROTOCOL) throw badPickle(`protocol version ${PROTOCOL}`, describe(protocol))
+  const system = await pickles.next()
+  if (entryOf(system, 'little_endian') !== true) throw badPickle('a file of a little-endian machine', 'another')
+  const root = await pickles.next()
+  const keys = await pickles.next()
+  if (!(keys instanceof PickleList)) throw badPickle('a list of storage keys', describe(keys))
+  return { root, offsets: await locate(file, keys.items.map(asKey), handlers.storages, pickles.end, signal) }
+}
+
+/** Pickles one after another. They state no length, so a window of the file grows whenever one outruns it. */
+class PickleStream {
+  /** Where the last pickle ended. */
+  end = 0
+  private window: Buffer = Buffer.alloc(0)
+
+  constructor(
+    private readonly file: RegularFile,
+    private readonly handlers: TensorHandlers,
+    private readonly signal: AbortSignal | undefined,
+  ) {}
+
+  async next(): Promise<PickleValue> {
+    const unpickler = new Unpickler(this.end, this.handlers)
+    for (;;) {
+      try {
+        const { value, end } = unpickler.run(this.window)
+        this.end = end
+        return value
+      } catch (error) {
+        if (!(error instanceof PickleTruncated) || !(await this.grow())) throw error
+      }
     }
   }
-}
 
-interface Pickles {
-  root: PickleValue
-  keys: readonly string[]
-  storages: ReadonlyMap<string, Storage>
-  end: number
-}
-
-function parsePickles(bytes: Buffer): Pickles {
-  const handlers = new TensorHandlers()
-  let at = 0
-  const next = (): PickleValue => {
-    const { value, end } = unpickle(bytes, at, handlers)
-    at = end
-    return value
+  private async grow(): Promise<boolean> {
+    const { length } = this.window
+    const target = Math.min(Math.max(FIRST_WINDOW, 2 * length), this.file.size, MAX_PICKLE_BYTES)
+    if (target === length) return false
+    this.window = Buffer.concat([this.window, await this.file.read(length, target - length, this.signal)])
+    return true
   }
-  const magic = next()
-  if (magic !== MAGIC) throw badPickle('the magic number of torch.save', describe(magic))
-  const protocol = next()
-  if (protocol !== PROTOCOL) throw badPickle(`protocol version ${PROTOCOL}`, String(protocol))
-  const system = next()
-  if (entryOf(system, 'little_endian') !== true) throw badPickle('a file of a little-endian machine', 'another')
-  const root = next()
-  const keys = next()
-  if (!(keys instanceof PickleList)) throw badPickle('a list of storage keys', describe(keys))
-  return { root, keys: keys.items.map(asKey), storages: handlers.storages, end: at }
 }
 
 function asKey(value: PickleValue): string {

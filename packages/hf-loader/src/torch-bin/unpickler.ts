@@ -15,11 +15,11 @@ const MAX_STRING_BYTES = 2 ** 20
 const MAX_GLOBAL_BYTES = 256
 
 /**
- * Heap the values may take, by estimate: this much, and so many bytes a byte of pickle. The pickle of a model comes to 12
- * to 16 (about 9 measured). The limit keeps opcodes of one or two bytes that make objects of hundreds from filling memory.
+ * Heap the values may take, by estimate: this much, and so many bytes a byte of pickle. The pickle of a model comes to 11
+ * to 15 (about 9 measured). The limit keeps opcodes of one or two bytes that make objects of hundreds from filling memory.
  */
 const FREE_HEAP_BYTES = 32 * 2 ** 20
-const HEAP_PER_BYTE = 16
+const HEAP_PER_BYTE = 14
 const COST = { number: 16, string: 24, tuple: 72, slot: 8, list: 72, dict: 120, firstItem: 136, memo: 40, object: 176 } as const
 
 const EMPTY_TUPLE = new PickleTuple([])
@@ -27,32 +27,39 @@ const EMPTY_TUPLE = new PickleTuple([])
 /**
  * Runs one protocol 2 pickle with the opcodes of `OP` only. Nothing is called or built but what `handlers` allow; work is
  * linear in the bytes, memory is bounded by them, and there is no recursion.
- * @returns the value, and where the pickle ended.
- * @throws PickleFault `UNSAFE_PICKLE`, `INVALID_TORCH_FILE`; PickleTruncated when the bytes end first.
  */
-export function unpickle(bytes: Buffer, start: number, handlers: PickleHandlers): { value: PickleValue; end: number } {
-  return new Unpickler(bytes, start, handlers).run()
-}
-
-class Unpickler {
+export class Unpickler {
+  private bytes: Buffer = Buffer.alloc(0)
   private at: number
+  /** Where the opcode began that is being run: what a truncated run goes back to. */
+  private opcodeAt: number
   private heap = 0
   private readonly stack: PickleValue[] = []
   private readonly marks: number[] = []
   private readonly memo = new Map<number, PickleValue>()
 
   constructor(
-    private readonly bytes: Buffer,
     private readonly start: number,
     private readonly handlers: PickleHandlers,
   ) {
     this.at = start
+    this.opcodeAt = start
   }
 
-  run(): { value: PickleValue; end: number } {
+  /**
+   * Runs on from where the last call stopped.
+   * @param bytes the file from its beginning; longer than before after a PickleTruncated.
+   * @returns the value, and where the pickle ended.
+   * @throws PickleFault `UNSAFE_PICKLE`, `INVALID_TORCH_FILE`; PickleTruncated when the bytes end first.
+   */
+  run(bytes: Buffer): { value: PickleValue; end: number } {
+    this.bytes = bytes
+    this.at = this.opcodeAt
     for (;;) {
+      this.opcodeAt = this.at
       const opcode = this.byte()
       if (opcode === OP.STOP) return { value: this.result(), end: this.at }
+      // Every opcode takes all its bytes before it changes anything, so one that is cut can be run again.
       if (!this.scalar(opcode) && !this.container(opcode) && !this.object(opcode)) throw this.refused(opcode)
       if (this.stack.length > MAX_STACK) throw badPickle(`at most ${MAX_STACK} values on the stack`, 'more')
     }
@@ -250,8 +257,8 @@ class Unpickler {
 
   private string(length: number): string {
     if (length > MAX_STRING_BYTES) throw badPickle(`a string of at most ${MAX_STRING_BYTES} bytes`, `${length} bytes`)
-    this.charge(length)
     const from = this.take(length)
+    this.charge(length)
     if (!isUtf8(this.bytes.subarray(from, this.at))) throw badPickle('text in UTF-8', 'other bytes')
     return this.bytes.toString('utf8', from, this.at)
   }
