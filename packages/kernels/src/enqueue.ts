@@ -1,4 +1,5 @@
 import { OctetError } from '@octet-llm/core'
+import type { Device } from './device.js'
 import { OP_INDEX, type OpName } from './op-table.js'
 import type { Queue } from './queue.js'
 import { SCRATCH } from './runtime.js'
@@ -19,6 +20,12 @@ export function queueFor(op: string, tensor: Tensor, queue: Queue | undefined): 
   return chosen
 }
 
+/** @throws OctetError `NOT_SUPPORTED` when the device has no kernel for the op. */
+export function checkSupport(device: Device, op: OpName): void {
+  if (device.supports(op)) return
+  throw new OctetError('NOT_SUPPORTED', { op, expected: `a kernel of ${device.name} (${device.isa})`, received: 'none', hint: 'MANIFEST tells what each backend lacks, and why' })
+}
+
 /**
  * Hands one validated op to the native side: writes the scratch (layout in native/runtime/addon.h) and makes one call.
  * An absent optional tensor is null.
@@ -28,9 +35,7 @@ export function queueFor(op: string, tensor: Tensor, queue: Queue | undefined): 
  */
 export function enqueue(queue: Queue, op: OpName, tensors: readonly (Tensor | null)[], attrs: readonly number[], ticket = 0): void {
   const { device } = queue
-  if (!device.supports(op)) {
-    throw new OctetError('NOT_SUPPORTED', { op, expected: `a kernel of ${device.name} (${device.isa})`, received: 'none', hint: 'see describeBackends()' })
-  }
+  checkSupport(device, op)
   const { scratch, native } = device.runtime
   const capturing = device.capturing
   scratch[0] = OP_INDEX[op]

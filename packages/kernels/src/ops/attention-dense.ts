@@ -1,4 +1,4 @@
-import type { Tensor } from '../tensor.js'
+import { Tensor } from '../tensor.js'
 import { ACTIVATIONS, Call, I32, prefer, type OpOptions } from './call.js'
 import { checkHeadDim } from './rope.js'
 
@@ -61,7 +61,7 @@ export function attentionDense(options: AttentionDenseOptions): Tensor {
   const lensQ = call.input('lensQ', options.lensQ, 'B', I32)
   const startsKv = call.input('startsKv', options.startsKv, 'B', I32)
   const lensKv = call.input('lensKv', options.lensKv, 'B', I32)
-  const shared = options.mask?.shape[0] === 1
+  const shared = options.mask instanceof Tensor && options.mask.shape[0] === 1
   const mask = options.mask === undefined ? null : call.contiguous('mask', options.mask, shared ? '1 Sq Sk' : 'B Sq Sk', ['u8'])
   const attrs = [
     heads,

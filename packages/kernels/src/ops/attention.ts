@@ -55,7 +55,7 @@ export function attention(options: AttentionOptions): Tensor {
   const window = call.whole('window', options.window ?? 0)
   const softcap = call.real('softcap', options.softcap ?? 0, 0)
   const maxQ = call.whole('maxSeqlenQ', options.maxSeqlenQ ?? call.length('T'))
-  const maxKv = call.whole('maxSeqlenKv', options.maxSeqlenKv ?? call.length('P') * call.length('pageSize'))
+  const maxKv = call.whole('maxSeqlenKv', options.maxSeqlenKv ?? call.length('blocks') * call.length('pageSize'))
   const out = call.output('out', options.out, '*T H*D', q.shape, prefer(q.dtype, ACTIVATIONS))
   call.run(
     [q, options.kCache, options.vCache, options.pageTable, cuSeqlensQ, kvLens, out, kScaleInv, vScaleInv],

@@ -1,6 +1,6 @@
-import { OctetError, formatShape, numel, type ScaleGranularity, type Shape } from '@octet-llm/core'
+import { OctetError, formatShape, numel, sameShape, type ScaleGranularity, type Shape } from '@octet-llm/core'
 import type { TensorDType } from '../dtype-codes.js'
-import { enqueue, queueFor } from '../enqueue.js'
+import { checkSupport, enqueue, queueFor } from '../enqueue.js'
 import type { OpName } from '../op-table.js'
 import type { Queue } from '../queue.js'
 import { Tensor } from '../tensor.js'
@@ -16,7 +16,8 @@ export interface QuantizedTensor {
   /** [N, K], e4m3 or e5m2. */
   readonly data: Tensor
   /**
-   * `tensor`: [1]; `row`: [N]; `block1x128`: [N, ceil(K/128)]; `block128x128`: [ceil(N/128), ceil(K/128)]. f32.
+   * `tensor`: [1]; `row`: [N]; `block1x128`: [N, ceil(K/128)]; `block128x128`: [ceil(N/128), ceil(K/128)]. f32. Axes of length 1
+   * may be added or left out.
    */
   readonly scaleInv: Tensor
   readonly granularity: ScaleGranularity
@@ -53,14 +54,14 @@ function axesOf(pattern: string): readonly string[] {
  */
 export class Call {
   readonly #axes = new Map<string, number>()
-  readonly #queue: Queue | undefined
-  #first: Tensor | undefined
+  readonly #wanted: Queue | undefined
+  #queue: Queue | undefined
 
   constructor(
     readonly op: OpName,
     options: OpOptions,
   ) {
-    this.#queue = options.queue
+    this.#wanted = options.queue
   }
 
   /** Fixes an axis before a tensor does. */
@@ -81,7 +82,7 @@ export class Call {
   input(argument: string, tensor: Tensor, pattern: string | null, dtypes: readonly TensorDType[]): Tensor {
     if (!(tensor instanceof Tensor)) this.fail(argument, 'a Tensor', tensor === null ? 'null' : typeof tensor)
     tensor.check(this.op, argument)
-    this.#first ??= tensor
+    this.#meet(argument, tensor)
     if (!dtypes.includes(tensor.dtype)) {
       throw new OctetError('DTYPE_MISMATCH', { op: this.op, argument, expected: dtypes.join(' or '), received: tensor.dtype })
     }
@@ -105,8 +106,8 @@ export class Call {
    */
   output(argument: string, given: Tensor | undefined, pattern: string | null, shape: Shape, dtypes: readonly TensorDType[]): Tensor {
     if (given !== undefined) return this.input(argument, given, pattern, dtypes)
-    const { device } = this.#first!
-    return Tensor.empty(shape, { dtype: dtypes[0]!, device, ...(this.#queue === undefined ? {} : { queue: this.#queue }) })
+    const queue = this.#queue!
+    return Tensor.empty(shape, { dtype: dtypes[0]!, device: queue.device, queue })
   }
 
   /** Native code of a granularity. @throws OctetError `INVALID_ARGUMENT` */
@@ -114,12 +115,11 @@ export class Call {
     return this.choose(argument, granularity, GRANULARITY_CODES)
   }
 
-  /** Checks the scales of a [rows, cols] tensor. @throws OctetError as {@link contiguous}. */
+  /** Checks the scales of a [rows, cols] tensor; axes of length 1 do not count. @throws OctetError as {@link contiguous}. */
   scales(argument: string, scales: Tensor, granularity: ScaleGranularity, rows: number, cols: number): Tensor {
     const expected = scaleShape(granularity, rows, cols)
     this.contiguous(argument, scales, null, F32)
-    const last = expected.length === 2 ? expected[1] : scales.shape.at(-1)
-    if (numel(scales.shape) !== numel(expected) || scales.shape.at(-1) !== last) {
+    if (!sameShape(squeeze(scales.shape), squeeze(expected))) {
       throw new OctetError('SHAPE_MISMATCH', { op: this.op, argument, expected: `${formatShape(expected)} for granularity ${granularity}`, received: formatShape(scales.shape) })
     }
     return scales
@@ -154,11 +154,21 @@ export class Call {
   }
 
   run(tensors: readonly (Tensor | null)[], attrs: readonly (number | boolean)[]): void {
-    enqueue(queueFor(this.op, this.#first!, this.#queue), this.op, tensors, attrs.map(Number))
+    enqueue(this.#queue!, this.op, tensors, attrs.map(Number))
   }
 
   fail(argument: string, expected: string, received: string, hint?: string): never {
     throw new OctetError('INVALID_ARGUMENT', { op: this.op, argument, expected, received, ...(hint === undefined ? {} : { hint }) })
+  }
+
+  /** The first tensor chooses device and queue; nothing may fail once an output was made. */
+  #meet(argument: string, tensor: Tensor): void {
+    if (this.#queue === undefined) {
+      this.#queue = queueFor(this.op, tensor, this.#wanted)
+      checkSupport(this.#queue.device, this.op)
+    } else if (tensor.device !== this.#queue.device) {
+      this.fail(argument, `a tensor of the same ${this.#queue.device.name} device as the others`, `one of another ${tensor.device.name} device`)
+    }
   }
 
   #bind(argument: string, shape: Shape, pattern: string): void {
@@ -200,6 +210,10 @@ export function scaleShape(granularity: ScaleGranularity, rows: number, cols: nu
     case 'block128x128':
       return [Math.ceil(rows / BLOCK), Math.ceil(cols / BLOCK)]
   }
+}
+
+function squeeze(shape: Shape): Shape {
+  return shape.filter((length) => length !== 1)
 }
 
 /** x's shape with another last axis. */

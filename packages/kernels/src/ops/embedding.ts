@@ -26,7 +26,8 @@ export function embedding(options: EmbeddingOptions): Tensor {
   const ids = call.contiguous('ids', options.ids, '*T', I32)
   const table = call.input('table', options.table, 'V D', FLOATS)
   const dtype: TensorDType = options.dtype ?? (table.dtype === 'f32' ? 'f32' : 'bf16')
+  const scale = call.real('scale', options.scale ?? 1)
   const out = call.output('out', options.out, '*T D', [...ids.shape, call.length('D')], call.choices('dtype', dtype, ACTIVATIONS))
-  call.run([ids, table, out], [call.real('scale', options.scale ?? 1)])
+  call.run([ids, table, out], [scale])
   return out
 }

@@ -34,9 +34,9 @@ export function quantize(options: QuantizeOptions): QuantizedTensor {
   const { granularity } = options
   const code = call.granularity('granularity', granularity)
   const scale = options.scale === undefined ? null : call.scales('scale', options.scale, granularity, n, k)
+  if (options.scaleInv !== undefined) call.scales('scaleInv', options.scaleInv, granularity, n, k)
   const data = call.output('data', options.data, '*N K', x.shape, call.choices('dtype', options.data?.dtype ?? options.dtype ?? 'e4m3', FP8))
   const scaleInv = call.output('scaleInv', options.scaleInv, null, scaleShape(granularity, n, k), F32)
-  call.scales('scaleInv', scaleInv, granularity, n, k)
   call.run([x, data, scaleInv, scale], [code, options.powerOf2 ?? false, epsilon])
   return { data, scaleInv, granularity }
 }

@@ -32,10 +32,9 @@ export interface RopeOptions extends RotationOptions {
   readonly out?: Tensor
 }
 
-/** Checks the rotation's own arguments once T is bound, and returns its attributes from `interleaved` on. */
+/** Checks the rotation's own arguments once T and D are fixed, and returns its attributes from `interleaved` on. */
 export function rotation(call: Call, options: RotationOptions): readonly (number | boolean)[] {
-  const d = checkHeadDim(call, options.headDim)
-  call.axis('D/2', d / 2)
+  call.axis('D/2', options.headDim / 2)
   call.input('positions', options.positions, 'T', I32)
   call.input('cos', options.cos, 'P D/2', F32)
   call.input('sin', options.sin, 'P D/2', F32)
@@ -60,7 +59,7 @@ export function checkHeadDim(call: Call, headDim: number): number {
 export function rope(options: RopeOptions): Tensor {
   const call = new Call('rope', options)
   const heads = call.whole('heads', options.heads, 1)
-  call.axis('H*D', heads * options.headDim)
+  call.axis('H*D', heads * checkHeadDim(call, options.headDim))
   const x = call.input('x', options.x, '*T H*D', ACTIVATIONS)
   const attrs = rotation(call, options)
   const norm = call.optional('normWeight', options.normWeight, 'D', ACTIVATIONS)

@@ -18,7 +18,8 @@ export interface ScaleOptions extends OpOptions {
 export function scale(options: ScaleOptions): Tensor {
   const call = new Call('scale', options)
   const x = call.input('x', options.x, '*N D', ACTIVATIONS)
+  const factor = call.real('factor', options.factor)
   const out = call.output('out', options.out, '*N D', x.shape, prefer(x.dtype, ACTIVATIONS))
-  call.run([x, out], [call.real('factor', options.factor)])
+  call.run([x, out], [factor])
   return out
 }
