@@ -1,23 +1,23 @@
 import { stat } from 'node:fs/promises'
-import { resolve } from 'node:path'
-import { OctetError, type Tokenizer } from '@octet-llm/core'
+import { join } from 'node:path'
+import type { Tokenizer } from '@octet-llm/core'
 import type { CallOptions } from '@octet-llm/generation'
-import { readConfig, readGenerationConfig, type ModelConfig } from '@octet-llm/hf-loader/config'
+import { readConfig, type ModelConfig } from '@octet-llm/hf-loader/config'
+import { resolveModel, type PullOptions } from '@octet-llm/hf-loader/hub'
 import { loadTokenizer } from '@octet-llm/hf-loader/tokenizer'
 import { openDevice, type Device, type Isa } from '@octet-llm/kernels'
 import { TEGemmaForCausalLM } from '@octet-llm/models-gemma'
 import { TELlamaForCausalLM } from '@octet-llm/models-llama'
-import type { CausalLM } from '@octet-llm/transformer'
-import { isHubId, pullCheckpoint, type PullOptions } from './hub.js'
 import { LanguageModel } from './language-model.js'
 
-/** Bytes of weights that are on the device, of all of them. */
+/** How far a phase is: `download` from the hub, then `load` onto the device. */
 export interface LoadProgress {
+  readonly phase: 'download' | 'load'
   readonly doneBytes: number
   readonly totalBytes: number
 }
 
-export interface LoadModelOptions {
+export interface LoadModelOptions extends Pick<PullOptions, 'revision' | 'endpoint' | 'token' | 'cacheDir'> {
   /** A device's name, opened for this model and closed with it, or a device of your own. Default `auto`. */
   readonly device?: Device | 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
   /** Of weights and activations: the checkpoint's own (bf16, else f32), or one of the two. Default `auto`. */
@@ -32,74 +32,58 @@ export interface LoadModelOptions {
   readonly kvCache?: CallOptions['kvCache']
   /** Stops loading: it then throws the signal's reason, unchanged. */
   readonly signal?: AbortSignal
-  /** Called as weights reach the device. */
+  /** Called as bytes arrive. */
   readonly onProgress?: (progress: LoadProgress) => void
-  /** Hub only: branch, tag or commit. Default `main`. */
-  readonly revision?: string
   /** Hub only: told what would be downloaded; false refuses. Default: download. */
   readonly confirmPull?: PullOptions['confirm']
 }
 
 /**
  * Loads a checkpoint: config, weights, tokenizer and generation defaults.
- * @param source an existing folder, else the name of a checkpoint on the Hugging Face hub (`owner/name`)
+ * @param source an existing folder, else the name of a checkpoint on the Hugging Face hub (`owner/name`), from the cache
+ *   where it is there in full
  * @throws OctetError `FILE_NOT_FOUND`, `UNSUPPORTED_MODEL`, `INVALID_CONFIG`, `INVALID_JSON`, `CHECKPOINT_MISMATCH` and the
  *   other codes of a damaged checkpoint; `DEVICE_NOT_FOUND`, `OUT_OF_MEMORY`; `HUB_FAILED`; the signal's reason
  */
 export async function loadModel(source: string, options: LoadModelOptions = {}): Promise<LanguageModel> {
   const start = performance.now()
   const { signal } = options
-  signal?.throwIfAborted()
   const folder = await locate(source, options)
-  // The config names the faults that are worth a sentence of their own, before anything else is opened.
+  // Before a device and a tokenizer are opened: most wrong folders show here.
   const config = await readConfig(folder, { signal })
-  const generationConfig = await readGenerationConfig(folder, { signal })
   const ownedDevice = typeof options.device === 'object' ? undefined : await openDevice(options.device ?? 'auto', { threads: options.threads, isa: options.isa })
-  const device = ownedDevice ?? (options.device as Device)
   let tokenizer: Tokenizer | null = null
-  let model: CausalLM | undefined
   try {
     tokenizer = await loadTokenizerIfAny(folder, signal)
-    model = await loadWeights(folder, config, device, options)
-    return new LanguageModel({
-      model, tokenizer, generationConfig, folder, ownedDevice, kvCache: options.kvCache, loadSeconds: (performance.now() - start) / 1000,
-    })
+    const model = await loadWeights(folder, config, ownedDevice ?? (options.device as Device), options)
+    const loadSeconds = (performance.now() - start) / 1000
+    return new LanguageModel({ model, tokenizer, generationConfig: model.generationConfig, folder, ownedDevice, kvCache: options.kvCache, loadSeconds })
   } catch (error) {
-    await model?.dispose()
     await tokenizer?.dispose()
     await ownedDevice?.dispose()
     throw error
   }
 }
 
-/** The folder of a checkpoint: an existing one beats a name on the hub. */
-async function locate(source: string, { revision, signal, confirmPull, onProgress }: LoadModelOptions): Promise<string> {
-  const found = await stat(source).catch(() => null)
-  if (found === null && isHubId(source)) return pullCheckpoint(source, { revision, signal, confirm: confirmPull, onProgress })
-  return findCheckpoint(source)
-}
-
-/** The absolute path of a checkpoint's folder. @throws OctetError `FILE_NOT_FOUND` */
-export async function findCheckpoint(source: string): Promise<string> {
-  const folder = resolve(source)
-  const found = await stat(folder).catch(() => null)
-  if (found?.isDirectory() === true) return folder
-  throw new OctetError('FILE_NOT_FOUND', {
-    op: 'loadModel',
-    argument: source,
-    expected: 'a folder with config.json and weights, or a hub name such as owner/name',
-    received: found === null ? 'nothing at that path' : 'a file',
-    hint: 'check the path',
+async function locate(source: string, { confirmPull, onProgress, revision, endpoint, token, cacheDir, signal }: LoadModelOptions): Promise<string> {
+  const { dir } = await resolveModel(source, {
+    revision, endpoint, token, cacheDir, signal,
+    confirm: confirmPull,
+    onProgress: ({ doneBytes, totalBytes }) => onProgress?.({ phase: 'download', doneBytes, totalBytes }),
   })
+  return dir
 }
 
 async function loadTokenizerIfAny(folder: string, signal: AbortSignal | undefined): Promise<Tokenizer | null> {
-  const found = await stat(resolve(folder, 'tokenizer.json')).catch(() => null)
+  const found = await stat(join(folder, 'tokenizer.json')).catch(() => null)
   return found === null ? null : loadTokenizer(folder, { signal })
 }
 
-function loadWeights(folder: string, config: ModelConfig, device: Device, options: LoadModelOptions): Promise<CausalLM> {
+function loadWeights(folder: string, config: ModelConfig, device: Device, options: LoadModelOptions): Promise<TEGemmaForCausalLM | TELlamaForCausalLM> {
   const { dtype, decoderLayer, signal, onProgress } = options
-  const common = { device, dtype, decoderLayer, signal, onProgress }
+  const common = {
+    device, dtype, decoderLayer, signal,
+    onProgress: ({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }) => onProgress?.({ phase: 'load', doneBytes, totalBytes }),
+  }
   return config.modelType === 'llama' ? TELlamaForCausalLM.fromPretrained(folder, common) : TEGemmaForCausalLM.fromPretrained(folder, common)
 }

@@ -1,22 +1,16 @@
 import { createInterface } from 'node:readline/promises'
 import { OctetError } from '@octet-llm/core'
+import type { PullPlan } from '@octet-llm/hf-loader/hub'
 import type { Context } from './context.js'
 import { formatBytes } from './table.js'
-
-/** What is about to be downloaded. */
-export interface PullPlan {
-  readonly id: string
-  readonly files: number
-  readonly bytes: number
-}
 
 /**
  * States the size of a download and asks a person whether to go on. Without a terminal to ask on, only `--yes` goes on.
  * @throws OctetError `USAGE` where nobody can be asked
  */
 export function askBeforePull(yes: boolean, { stdin, stderr, output, signal }: Context): (plan: PullPlan) => Promise<boolean> {
-  return async ({ id, files, bytes }) => {
-    const what = `${id}: ${files} files, ${formatBytes(bytes)}`
+  return async ({ id, files, downloadBytes }) => {
+    const what = `${id}: ${formatBytes(downloadBytes)} in ${files.length} files`
     if (yes) {
       output.note(`downloading ${what}`)
       return true

@@ -181,11 +181,11 @@ describe('the person at the other end', () => {
 
 describe('reports', () => {
   it('inspect shows config, files and tensors', async () => {
-    const { config, parameters, tensors, files, totals, kind } = jsonOf(await octet(['inspect', MODEL, '--json'])) as Record<string, never>
+    const { config, parameters, tensors, files, totals, kind } = jsonOf(await octet(['inspect', MODEL, '--json'])) as { config: object; parameters: number; tensors: object[]; files: string[]; kind: string; totals: { bf16: { bytes: number } } }
     expect(config).toMatchObject({ modelType: 'gemma', numHiddenLayers: 5 })
     expect(kind).toBe('safetensors-sharded')
     expect(files).toHaveLength(3)
-    expect(parameters).toBe((totals as { bf16: { bytes: number } }).bf16.bytes / 2)
+    expect(parameters).toBe(totals.bf16.bytes / 2)
     expect(tensors).toHaveLength(47)
     const table = (await octet(['inspect', MODEL])).stdout
     expect(table).toMatch(/^model\.layers\.\*\.mlp\.up_proj\.weight +5 +bf16 +\[512, 192\] +983 kB$/m)

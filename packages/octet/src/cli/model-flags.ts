@@ -62,7 +62,7 @@ function cacheOptions(flags: ModelFlags): LoadModelOptions['kvCache'] {
 export async function loadFromFlags(flags: ModelFlags, context: Context): Promise<LanguageModel> {
   if (flags.fp8 !== undefined) throw notYet('--fp8', 'run without it: weights keep the dtype of the checkpoint')
   if (flags.graphs === true) throw notYet('--graphs', 'run without it')
-  const progress = createProgress('loading', context.stderr, context.output.interactive)
+  const progress = createProgress(context.stderr, context.output.interactive)
   try {
     return await loadModel(flags.model, {
       device: flags.device,
@@ -73,7 +73,7 @@ export async function loadFromFlags(flags: ModelFlags, context: Context): Promis
       kvCache: cacheOptions(flags),
       signal: context.signal,
       confirmPull: askBeforePull(flags.yes === true, context),
-      onProgress: ({ doneBytes, totalBytes }) => progress.update(doneBytes, totalBytes),
+      onProgress: ({ phase, doneBytes, totalBytes }) => progress.update(phase === 'load' ? 'loading' : 'downloading', doneBytes, totalBytes),
     })
   } finally {
     progress.end()

@@ -6,18 +6,18 @@ const WIDTH = 28
 
 /** A bar on one line of a terminal; on anything else it draws nothing. */
 export interface Progress {
-  /** Bytes done of all bytes. */
-  update(done: number, total: number): void
+  /** What goes on, and bytes done of all bytes. */
+  update(title: string, done: number, total: number): void
   /** Wipes the line. */
   end(): void
 }
 
-export function createProgress(title: string, stderr: NodeJS.WriteStream, interactive: boolean): Progress {
+export function createProgress(stderr: NodeJS.WriteStream, interactive: boolean): Progress {
   if (!interactive) return { update: () => {}, end: () => {} }
   let drawnAt = -Infinity
   let drawn = false
   return {
-    update(done, total) {
+    update(title, done, total) {
       const now = performance.now()
       if (now - drawnAt < REDRAW_MS && done < total) return
       drawnAt = now

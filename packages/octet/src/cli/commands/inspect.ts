@@ -1,26 +1,32 @@
 import { basename } from 'node:path'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { formatShape, numel, type TensorSource } from '@octet-llm/core'
 import { openCheckpoint, type Checkpoint } from '@octet-llm/hf-loader'
 import { readConfig, type ModelConfig } from '@octet-llm/hf-loader/config'
-import { findCheckpoint } from '../../load-model.js'
+import { resolveModel } from '@octet-llm/hf-loader/hub'
+import { askBeforePull } from '../ask.js'
 import type { Context } from '../context.js'
 import { formatBytes, formatCount, formatTable } from '../table.js'
 
 interface InspectFlags {
   readonly all?: boolean
+  readonly revision?: string
+  readonly yes?: boolean
 }
 
 export function addInspect(program: Command, context: Context): void {
   program
     .command('inspect')
     .description('show what a checkpoint holds')
-    .argument('<DIR>', 'folder of a checkpoint')
-    .option('--all', 'every tensor on a line of its own')
-    .action(async (dir: string, flags: InspectFlags) => {
-      const folder = await findCheckpoint(dir)
-      const config = await readConfig(folder, { signal: context.signal })
-      const checkpoint = await openCheckpoint(folder, { signal: context.signal })
+    .argument('<DIR|HUB_ID>', 'folder of a checkpoint, or its name on the hub')
+    .addOption(new Option('--all', 'every tensor on a line of its own'))
+    .addOption(new Option('--revision <NAME>', 'branch, tag or commit on the hub'))
+    .addOption(new Option('--yes', 'download without asking'))
+    .action(async (source: string, flags: InspectFlags) => {
+      const { signal } = context
+      const { dir } = await resolveModel(source, { signal, revision: flags.revision, confirm: askBeforePull(flags.yes === true, context) })
+      const config = await readConfig(dir, { signal })
+      const checkpoint = await openCheckpoint(dir, { signal })
       try {
         if (context.json) await context.output.json(report(config, checkpoint))
         else await context.output.write(render(config, checkpoint, flags.all === true))

@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander'
-import { pullCheckpoint } from '../../hub.js'
+import { pull } from '@octet-llm/hf-loader/hub'
 import { askBeforePull } from '../ask.js'
 import type { Context } from '../context.js'
 import { createProgress } from '../progress.js'
@@ -17,17 +17,17 @@ export function addPull(program: Command, context: Context): void {
     .addOption(new Option('--revision <NAME>', 'branch, tag or commit'))
     .addOption(new Option('--yes', 'download without asking'))
     .action(async (id: string, flags: PullFlags) => {
-      const progress = createProgress('downloading', context.stderr, context.output.interactive)
+      const progress = createProgress(context.stderr, context.output.interactive)
       try {
-        const folder = await pullCheckpoint(id, {
+        const { dir, commit, totalBytes, downloadBytes } = await pull(id, {
           revision: flags.revision,
           signal: context.signal,
           confirm: askBeforePull(flags.yes === true, context),
-          onProgress: ({ doneBytes, totalBytes }) => progress.update(doneBytes, totalBytes),
+          onProgress: ({ doneBytes, totalBytes: all }) => progress.update('downloading', doneBytes, all),
         })
         progress.end()
-        if (context.json) await context.output.json({ id, folder })
-        else await context.output.write(`${folder}\n`)
+        if (context.json) await context.output.json({ id, dir, commit, totalBytes, downloadBytes })
+        else await context.output.write(`${dir}\n`)
       } finally {
         progress.end()
       }
