@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { kvAppend, Tensor, type Device } from '@octet-llm/kernels'
+import { kvAppend, type Device, type Tensor } from '@octet-llm/kernels'
 
 import { CacheBuffers, type KvDType, type LayerCache } from './buffers.js'
 import { validateOptions, type InferenceParamsOptions, type QkvFormat } from './options.js'
@@ -37,9 +37,8 @@ export class InferenceParams {
   #totalTokens = 0
   #maxSeqlenQ = 0
   #maxSeqlenKv = 0
-  /** Rows of the page table that the device has not seen yet. */
-  #dirtyBegin = Infinity
-  #dirtyEnd = 0
+  /** Pages changed hands since the last step: every row of the page table goes to the device anew. */
+  #stale = false
   #disposed = false
 
   /** @throws OctetError `INVALID_ARGUMENT` naming the argument; `OUT_OF_MEMORY` */
@@ -195,9 +194,10 @@ export class InferenceParams {
     for (const [row, id] of order.entries()) {
       const pages = this.#table.pages(id)
       const grew = pages.length !== held[row] || (copied.size > 0 && pages.some((page) => copied.has(page)))
-      if (grew || previous[row] !== id) this.#touch(row)
+      if (grew || this.#stale || previous[row] !== id) this.#arrays.setPages(row, pages)
     }
-    this.#flushPages()
+    this.#stale = false
+    this.#arrays.flushPages()
     this.#buffers.copyPages(copies)
     this.#arrays.fill(before, counts)
     this.#active = this.#arrays.active
@@ -265,7 +265,7 @@ export class InferenceParams {
     }
     const moved = rows.flatMap((from, row) => (from === row ? [] : [row]))
     this.#table.reassign(new Map(moved.map((row) => [this.#order[row]!, this.#order[rows[row]!]!])))
-    for (const row of moved) this.#touch(row)
+    this.#stale = true
   }
 
   /**
@@ -278,7 +278,7 @@ export class InferenceParams {
     this.#table.fork(from, to)
     this.#order = [...this.#order, to]
     this.#counts = [...this.#counts, 0]
-    this.#touch(this.#order.length - 1)
+    this.#stale = true
     this.#active = undefined
   }
 
@@ -320,19 +320,6 @@ export class InferenceParams {
         })
       }
     }
-  }
-
-  #touch(row: number): void {
-    this.#dirtyBegin = Math.min(this.#dirtyBegin, row)
-    this.#dirtyEnd = Math.max(this.#dirtyEnd, row + 1)
-  }
-
-  #flushPages(): void {
-    const end = Math.min(this.#dirtyEnd, this.#order.length)
-    for (let row = this.#dirtyBegin; row < end; row++) this.#arrays.setPages(row, this.#table.pages(this.#order[row]!))
-    this.#arrays.flushPages(this.#dirtyBegin, end)
-    this.#dirtyBegin = Infinity
-    this.#dirtyEnd = 0
   }
 
   #tooMany(received: number): OctetError {

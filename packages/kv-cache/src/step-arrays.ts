@@ -47,6 +47,9 @@ export class StepArrays {
   #hostPositions: Int32Array
   #batchViews: Omit<ActiveArrays, 'rowOf' | 'positions'> | undefined
   #tokenViews: Pick<ActiveArrays, 'rowOf' | 'positions'> | undefined
+  /** Rows of the page table that the device has not seen yet. */
+  #dirtyBegin = Infinity
+  #dirtyEnd = 0
   #batch = -1
   #tokens = -1
 
@@ -101,17 +104,21 @@ export class StepArrays {
     return this.#header.byteLength + this.pageTable.byteLength + this.#rowOf.byteLength + this.#positions.byteLength
   }
 
-  /** Puts one row's page list in the host mirror; {@link flushPages} uploads it. */
+  /** Puts one row's page list in the host mirror; {@link flushPages} uploads what changed. */
   setPages(row: number, pages: readonly number[]): void {
     this.host.pageTable.set(pages, row * this.#pages)
+    this.#dirtyBegin = Math.min(this.#dirtyBegin, row)
+    this.#dirtyEnd = Math.max(this.#dirtyEnd, row + 1)
   }
 
-  /** Uploads rows [begin, end) of the page table. */
-  flushPages(begin: number, end: number): void {
+  flushPages(): void {
+    const [begin, end] = [this.#dirtyBegin, this.#dirtyEnd]
     if (begin >= end) return
     const view = this.pageTable.rows(begin, end)
     view.write(this.host.pageTable.subarray(begin * this.#pages, end * this.#pages))
     view.dispose()
+    this.#dirtyBegin = Infinity
+    this.#dirtyEnd = 0
   }
 
   /**

@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
 import { DecoderForCausalLM, type DecoderOptions } from './decoder.js'
 import { RotaryPositionEmbedding } from './rotary-position-embedding.js'
-import { difference } from './testing/oracle.test.util.js'
+import { oracleOptions, perturb, plainWeights } from './testing/layer.test.util.js'
+import { difference, matmul, norm, oracleLayer } from './testing/oracle.test.util.js'
 import { TransformerLayer, type TransformerLayerOptions } from './transformer-layer.js'
 
 let device: Device
@@ -16,7 +17,9 @@ const V = 40
 const HIDDEN = 24
 
 /** Gemma-like with two kinds of layer by default: windows, post norms, two rotary embeddings, tied head. */
-function make(layerOptions: Partial<TransformerLayerOptions> = {}, options: Partial<DecoderOptions> = {}): DecoderForCausalLM {
+const make = (layerOptions: Partial<TransformerLayerOptions> = {}, options: Partial<DecoderOptions> = {}) => parts(layerOptions, options).model
+
+function parts(layerOptions: Partial<TransformerLayerOptions>, options: Partial<DecoderOptions>) {
   const dtype = options.dtype ?? 'f32'
   const layers = [0, 1, 2].map(
     (i) =>
@@ -27,7 +30,9 @@ function make(layerOptions: Partial<TransformerLayerOptions> = {}, options: Part
   )
   const near = new RotaryPositionEmbedding({ device, dim: 8, base: 100 })
   const far = new RotaryPositionEmbedding({ device, dim: 8, base: 1e4 })
-  return new DecoderForCausalLM({
+  for (const layer of layers) perturb(layer)
+  const ropes = [near, far, near]
+  const model = new DecoderForCausalLM({
     device,
     dtype,
     seed: 8,
@@ -37,7 +42,7 @@ function make(layerOptions: Partial<TransformerLayerOptions> = {}, options: Part
       maxPositionEmbeddings: 64, dtype, bosTokenId: null, eosTokenIds: [], padTokenId: null,
     },
     layers,
-    ropes: [near, far, near],
+    ropes,
     embeddingScale: 2,
     layernormEpsilon: 1e-6,
     zeroCenteredGamma: true,
@@ -46,6 +51,7 @@ function make(layerOptions: Partial<TransformerLayerOptions> = {}, options: Part
     weightMap: [{ name: 'embed', address: 'embed_tokens.weight' }, { name: 'q', address: 'layers.1.self_attention.layernorm_qkv.weight.query' }, { name: 'norm', address: 'norm.weight' }],
     ...options,
   })
+  return { model, layers, ropes }
 }
 
 const i32 = (data: readonly number[]) => Tensor.from(Int32Array.from(data), { shape: [data.length], dtype: 'i32', device })
@@ -122,6 +128,20 @@ describe.each([
       }),
       { numRuns: 12 },
     )
+    await model.dispose()
+  })
+})
+
+describe('forward against the float64 oracle', () => {
+  it.each(['te', 'reference'] as const)('%s layers: scaled embedding, each layer’s window and rotary table, norm, tied head, soft cap', async (decoderLayer) => {
+    const { model, layers, ropes } = parts({}, { decoderLayer })
+    const tokens = ids(12, 6)
+    const table = await model.weights.get('embed_tokens.weight')!.tensor.toFloat32Array()
+    let x = Float64Array.from(tokens.flatMap((id) => [...table.subarray(id * HIDDEN, (id + 1) * HIDDEN)].map((v) => 2 * v))) as Float64Array
+    for (const [i, layer] of layers.entries()) x = oracleLayer(x, oracleOptions(layer.options, ropes[i]), await plainWeights(layer))
+    const normed = norm(x, { normalization: 'RMSNorm', eps: 1e-6, zeroCentered: true }, await model.weights.get('norm.weight')!.tensor.toFloat32Array())
+    const want = matmul(normed, table, HIDDEN).map((v) => 5 * Math.tanh(v / 5))
+    expect(difference(await model.forward({ inputIds: [tokens] }).toFloat32Array(), want).max).toBeLessThan(2e-5)
     await model.dispose()
   })
 })
@@ -217,7 +237,7 @@ describe('DecoderForCausalLM', () => {
     const tokens = [ids(4, 1), [9, ...ids(3, 2)]]
     const attentionMask = [[1, 1, 1, 1], [0, 1, 1, 1]]
     const { logits, hiddenStates } = model.forward({ inputIds: tokens, attentionMask, hiddenStates: true })
-    expect(hiddenStates.map((h) => h.shape)).toEqual(new Array(4).fill([2, 4, HIDDEN]))
+    expect(hiddenStates.map((h) => h.shape)).toEqual(Array.from({ length: 4 }, () => [2, 4, HIDDEN]))
     const table = await model.weights.get('embed_tokens.weight')!.tensor.toFloat32Array()
     const first = await hiddenStates[0]!.toFloat32Array()
     for (let i = 0; i < 4 * HIDDEN; i++) expect(first[i]).toBe(Math.fround(2 * table[tokens[0]![Math.floor(i / HIDDEN)]! * HIDDEN + (i % HIDDEN)]!))
