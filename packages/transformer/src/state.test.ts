@@ -88,6 +88,19 @@ describe('fused QKV state', () => {
   })
 })
 
+describe('random weights', () => {
+  it('every logical weight has a stream of its own', async () => {
+    const layer = make({ bias: false })
+    const firsts: number[] = []
+    for (const [, weight] of layer.weights().filter(([, w]) => w.shape.length === 2)) {
+      for (const name of weight.segments.length === 0 ? [undefined] : weight.segments.map((s) => s.name)) {
+        firsts.push((await weight.view(name).toFloat32Array())[0]!)
+      }
+    }
+    expect([firsts.length, new Set(firsts).size]).toEqual([7, 7])
+  })
+})
+
 describe('importState', () => {
   it('lists every problem in one error and changes nothing', async () => {
     const layer = make()

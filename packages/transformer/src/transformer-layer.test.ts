@@ -50,6 +50,7 @@ const cases: [string, Options, boolean][] = [
   ['q/k RMSNorm without RoPE', { ...llama, qkNormType: 'RMSNorm', qkNormBeforeRope: true }, false],
   ['only the MLP biased', { ...llama, bias: { qkv: false, proj: false, mlp: true } }, true],
   ['only attention biased', { ...llama, bias: { qkv: true, proj: true, mlp: false } }, true],
+  ['only q, k, v biased', { ...llama, bias: { qkv: true, proj: false, mlp: false } }, true],
   ['hidden size not heads × channels', { ...llama, hiddenSize: 20, kvChannels: 16 }, true],
   ...[...PLAIN_ACTIVATIONS, ...GATED_ACTIVATIONS].filter((kind) => !kind.endsWith('Erf')).map((kind): [string, Options, boolean] => [`activation ${kind}`, { ...base, activation: kind }, false]),
 ]
@@ -117,6 +118,24 @@ describe('TransformerLayer.forward', () => {
     const input = Tensor.from(x, { shape: [tokens, 24], dtype: 'f32', device })
     expect(layer.run(input, ctx, input)).toBe(input)
     expect(difference(await input.toFloat32Array(), want).max).toBeLessThan(bar(want))
+  })
+
+  it('dynamic RoPE past the trained length turns by its own tables and stores at the sequence’s positions', async () => {
+    const layer = new TransformerLayer({ ...llama, device })
+    const results: number[][] = []
+    for (const implementation of [layer, new ReferenceLayer(layer)]) {
+      const rope = new RotaryPositionEmbedding({ device, dim: 8, base: 100, scaling: { type: 'dynamic', factor: 2 }, maxPositionEmbeddings: 4 })
+      const params = new InferenceParams({ device, numLayers: 1, maxBatchSize: 1, maxSequenceLength: 16, numHeadsKv: 2, headDimK: 8, dtype: 'f32' })
+      const out: number[] = []
+      for (const [begin, end] of [[0, 6], [6, 7], [7, 9]] as const) {
+        params.preStep(new Map([[0, end - begin]]))
+        const x = Tensor.from(noise(9 * 24, 6).subarray(begin * 24, end * 24), { shape: [end - begin, 24], dtype: 'f32', device })
+        const tables = rope.forTokens(params.active.positions, [{ begin, count: end - begin }])
+        out.push(...(await implementation.run(x, { workspace: new Workspace(device), inferenceParams: params, rope: tables }).toFloat32Array()))
+      }
+      results.push(out)
+    }
+    expect(difference(results[0]!, results[1]!).max).toBeLessThan(1e-5)
   })
 
   it('allocates nothing in a step when it is given its buffers', async () => {
