@@ -253,6 +253,22 @@ describe('DecoderForCausalLM', () => {
     await model.dispose()
   })
 
+  it('takes steps and batches without tokens', async () => {
+    const model = make()
+    const params = model.createInferenceParams({ maxBatchSize: 2, maxSequenceLength: 8 })
+    expect((await step(model, params, new Map())).length).toBe(0)
+    await step(model, params, new Map([[0, [1]], [1, [2]]]))
+    expect([...(await step(model, params, new Map([[0, []], [1, []]])))]).toEqual(Array.from({ length: 2 * V }, () => 0))
+    const idle = await step(model, params, new Map([[0, []], [1, [3]]]))
+    const want = await model.forward({ inputIds: [[2, 3]] }).toFloat32Array()
+    expect(difference(idle.subarray(V), want.subarray(V)).max).toBeLessThan(1e-4)
+    expect(model.forward({ inputIds: [] }).shape).toEqual([0, 0, V])
+    const empty = model.forward({ inputIds: [[1, 2]], attentionMask: [[0, 0]] })
+    expect((await empty.toFloat32Array()).every((x) => x === 0)).toBe(true)
+    await device.synchronize()
+    await model.dispose()
+  })
+
   it('takes ids on the device', async () => {
     const model = make()
     const tokens = [ids(5, 1), ids(5, 2)]

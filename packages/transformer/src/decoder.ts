@@ -120,6 +120,8 @@ export class DecoderForCausalLM implements CausalLM {
     for (const [i, layer] of this.layers.entries()) layer.run(x, contexts[i]!, x)
     const logits = options.logits ?? 'last'
     if (logits === 'none') return null
+    // Without any new token there is no row to gather either: the logits of idle rows have no meaning.
+    if (count === 0 && logits === 'last') return Tensor.zeros([params.batchSize, this.info.vocabSize], { dtype: 'f32', device: this.device })
     const everyRow = logits === 'all' || runs.every((run) => run.count === 1)
     return this.#logits(everyRow ? x : gatherRows({ x, rows: params.active.lastTokens, out: this.#workspace.get('last', [params.batchSize, this.info.hiddenSize], this.dtype) }))
   }

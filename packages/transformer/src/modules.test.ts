@@ -1,3 +1,4 @@
+import { roundBf16 } from '@octet-llm/core'
 import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
@@ -81,19 +82,17 @@ describe('modules on their own, against the oracle', () => {
     gemma.weight.tensor.write(await bf16.toFloat32Array())
     const y = gemma.forward(Tensor.from([1, -2, 3, 0.5], { shape: [1, 4], dtype: 'bf16', device }))
     expect([...(await y.toFloat32Array())]).toEqual([0.53515625, -1.5859375, 1.1953125, 0.53125])
-    const round = async (castBeforeWeight: boolean) => {
-      const n = new RMSNorm({ device, normalizedShape: 2, eps: 0, castBeforeWeight })
-      n.weight.tensor.write([1.5, 1.5])
-      return [...(await n.forward(Tensor.from([1, 1.03125], { shape: [1, 2], dtype: 'bf16', device })).toFloat32Array())]
+    const x = Array.from({ length: 8 }, (_, i) => 1 + i / 16)
+    const run = async (castBeforeWeight: boolean) => {
+      const n = new RMSNorm({ device, normalizedShape: 8, eps: 0, castBeforeWeight })
+      n.weight.tensor.write(new Float32Array(8).fill(1.4140625))
+      return [...(await n.forward(Tensor.from(x, { shape: [1, 8], dtype: 'bf16', device })).toFloat32Array())]
     }
-    // 1/rms = 0.98449...; bf16(0.98449) = 0.984375, times 1.5 = 1.4765625; unrounded 1.47674 gives 1.4765625 too, the other lane differs.
-    const inv = 1 / Math.sqrt((1 + 1.03125 ** 2) / 2)
-    const toBf16 = async (v: number) => (await Tensor.from([v], { shape: [1], dtype: 'bf16', device }).toFloat32Array())[0]!
-    for (const lane of [0, 1]) {
-      const v = [1, 1.03125][lane]! * inv
-      expect((await round(true))[lane]).toBe(await toBf16((await toBf16(v)) * 1.5))
-      expect((await round(false))[lane]).toBe(await toBf16(v * 1.5))
-    }
+    const inv = 1 / Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / 8)
+    const once = x.map((v) => roundBf16(v * inv * 1.4140625))
+    const twice = x.map((v) => roundBf16(roundBf16(v * inv) * 1.4140625))
+    expect(once).not.toEqual(twice)
+    expect([await run(false), await run(true)]).toEqual([once, twice])
   })
 })
 

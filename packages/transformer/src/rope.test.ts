@@ -37,6 +37,8 @@ const cases: [string, number, number, RopeScaling, number?, number?][] = [
   ['dynamic past the trained length', 64, 10000, { type: 'dynamic', factor: 4 }, 2048, 5000],
   ['yarn', 128, 10000, { type: 'yarn', factor: 16, originalMaxPositionEmbeddings: 4096 }],
   ['yarn, own betas', 64, 1e6, { type: 'yarn', factor: 4, originalMaxPositionEmbeddings: 8192, betaFast: 24, betaSlow: 2 }],
+  ['yarn, short original length', 16, 10000, { type: 'yarn', factor: 4, originalMaxPositionEmbeddings: 64 }],
+  ['yarn, high beta_slow bound', 16, 100, { type: 'yarn', factor: 4, originalMaxPositionEmbeddings: 4096, betaSlow: 0.001 }],
   ['llama3', 128, 500000, { type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositionEmbeddings: 8192 }],
 ]
 

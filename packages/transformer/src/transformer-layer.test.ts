@@ -164,12 +164,12 @@ describe('TransformerLayer.forward', () => {
     const alone = await layer.forward(Tensor.from(one, { shape: [1, 7, 24], dtype: 'f32', device }), { rotaryPosEmb }).toFloat32Array()
     const batch = new Float32Array(3 * 9 * 24)
     batch.set(noise(9 * 24, 22), 0)
-    batch.set(one, 9 * 24)
+    batch.set(one, 10 * 24)
     batch.set(noise(9 * 24, 23), 2 * 9 * 24)
-    const attentionMask = [new Array(9).fill(0), [0, 0, 0, 0, 0, 0, 0, 1, 1], new Array(9).fill(0)]
+    const attentionMask = [new Array(9).fill(0), [1, 0, 0, 0, 0, 0, 0, 0, 1], new Array(9).fill(0)]
     const y = layer.forward(Tensor.from(batch, { shape: [3, 9, 24], dtype: 'f32', device }), { rotaryPosEmb, attentionMask, selfAttnMaskType: 'padding_causal' })
     const rows = await y.toFloat32Array()
-    expect([...rows.subarray(9 * 24, 16 * 24)]).toEqual([...alone])
+    expect([...rows.subarray(10 * 24, 17 * 24)]).toEqual([...alone])
   })
 })
 

@@ -9,7 +9,6 @@ import { dequantize, Tensor, upload } from '@octet-llm/kernels'
 export function weightSink(target: (slot: WeightSlot) => Tensor, signal?: AbortSignal): WeightSink {
   return {
     async accept(slot, source) {
-      signal?.throwIfAborted()
       const out = target(slot)
       if ('data' in source) await uploadQuantized(source, out, signal)
       else await upload(source, out, { signal })

@@ -1,0 +1,45 @@
+import { parseConfig } from '@octet-llm/hf-loader/config'
+import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+
+import { llamaInfo, llamaLayer, llamaRope } from './config.js'
+import { TELlamaDecoderLayer } from './layer.js'
+
+let device: Device
+beforeAll(async () => void (device = await openDevice('cpu')))
+afterAll(() => device.dispose())
+
+const json = { model_type: 'llama', vocab_size: 64, hidden_size: 32, intermediate_size: 48, num_attention_heads: 4, num_key_value_heads: 2, num_hidden_layers: 2, rms_norm_eps: 1e-5 }
+
+describe('TELlamaDecoderLayer', () => {
+  it('maps LlamaConfig to TransformerLayer', () => {
+    expect(llamaLayer(parseConfig({ ...json, attention_bias: true, head_dim: 16 }), 1, { device, dtype: 'f32' })).toMatchObject({
+      hiddenSize: 32, ffnHiddenSize: 48, numAttentionHeads: 4, numGqaGroups: 2, kvChannels: 16, layernormEpsilon: 1e-5, normalization: 'RMSNorm',
+      castBeforeWeight: true, activation: 'swiglu', bias: { qkv: true, proj: true, mlp: false }, attnInputFormat: 'bshd', layerNumber: 2,
+    })
+    const layers = [0, 1, 2].map((i) => new TELlamaDecoderLayer(parseConfig(json), i, { device, initialize: false }))
+    expect(layers.map((layer) => layer.options.layerNumber)).toEqual([1, 2, 3])
+    expect(layers[0]!.options.dtype).toBe('bf16')
+  })
+
+  it.each([['silu', 'swiglu'], ['gelu_pytorch_tanh', 'geglu'], ['gelu', 'gegluErf'], ['relu', 'reglu']])('hidden_act %s is %s', (hidden_act, activation) => {
+    expect(llamaLayer(parseConfig({ ...json, hidden_act }), 0, { device }).activation).toBe(activation)
+  })
+
+  it('takes a tuple and ignores what else Hugging Face’s loop passes', async () => {
+    const layer = new TELlamaDecoderLayer(parseConfig(json), 0, { device, dtype: 'f32', seed: 1 })
+    const x = Tensor.from(Float32Array.from({ length: 96 }, (_, i) => Math.sin(i)), { shape: [1, 3, 32], dtype: 'f32', device })
+    const rotaryPosEmb = llamaRope(parseConfig(json), device)
+    const want = [...(await layer.forward(x, { rotaryPosEmb }).toFloat32Array())]
+    const extra = { rotaryPosEmb, positionIds: [[0, 1, 2]], useCache: true, outputAttentions: false, cachePosition: null }
+    const got = layer.forward([x, null, 'presents'], extra)
+    expect([...(await got.toFloat32Array())]).toEqual(want)
+    expect(got.shape).toEqual([1, 3, 32])
+  })
+
+  it('rotates by the config’s own head dimension and theta', () => {
+    const rope = llamaRope(parseConfig({ ...json, head_dim: 16, rope_theta: 500000 }), device)
+    expect([rope.dim, rope.base, rope.maxPositionEmbeddings]).toEqual([16, 500000, 2048])
+    expect(llamaInfo(parseConfig({ ...json, eos_token_id: [7, 9] }), 'f32')).toMatchObject({ modelType: 'llama', headDim: 8, numKvHeads: 2, eosTokenIds: [7, 9], dtype: 'f32' })
+  })
+})
