@@ -1,3 +1,4 @@
+import { roundBf16 } from '@octet-llm/core'
 import { parseConfig } from '@octet-llm/hf-loader/config'
 import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -59,5 +60,33 @@ describe('TEGemmaDecoderLayer', () => {
 
   it('refuses a Llama config', () => {
     expect(() => new TEGemmaForCausalLM(parseConfig({ model_type: 'llama' }), { device, initialize: false })).toThrowError(expect.objectContaining({ code: 'UNSUPPORTED_MODEL' }))
+  })
+})
+
+describe('TEGemmaForCausalLM in bf16', () => {
+  it('the final norm rounds once, and the embedding after its rounded factor', async () => {
+    const model = new TEGemmaForCausalLM(parseConfig({ ...json, model_type: 'gemma', num_hidden_layers: 1 }), { device, dtype: 'bf16', seed: 1 })
+    // A layer that adds nothing leaves the embedding to the norm.
+    for (const part of ['self_attn.o_proj', 'mlp.down_proj']) {
+      const weight = model.parameter(`model.layers.0.${part}.weight`)
+      weight.write(new Float32Array(weight.shape[0]! * weight.shape[1]!))
+    }
+    const gamma = Float32Array.from({ length: 32 }, (_, i) => roundBf16(Math.sin(i + 1)))
+    model.parameter('model.norm.weight').write(gamma)
+    const ids = [3, 14, 15, 9]
+    const { hiddenStates } = model.forward({ inputIds: [ids], hiddenStates: true })
+    const got = await hiddenStates[1]!.toFloat32Array()
+    const table = await model.parameter('model.embed_tokens.weight').toFloat32Array()
+    let differs = false
+    for (const [t, id] of ids.entries()) {
+      const row = [...table.subarray(id * 32, (id + 1) * 32)].map((v) => roundBf16(v * roundBf16(Math.sqrt(32))))
+      const inv = 1 / Math.sqrt(row.reduce((sum, v) => sum + v * v, 0) / 32 + model.config.rmsNormEps)
+      const want = row.map((v, i) => roundBf16(v * inv * (1 + gamma[i]!)))
+      const other = row.map((v, i) => roundBf16(roundBf16(v * inv) * (1 + gamma[i]!)))
+      expect([...got.subarray(t * 32, (t + 1) * 32)]).toEqual(want)
+      differs ||= want.some((v, i) => v !== other[i])
+    }
+    expect(differs).toBe(true)
+    await model.dispose()
   })
 })

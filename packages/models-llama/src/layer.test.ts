@@ -1,9 +1,11 @@
+import { roundBf16 } from '@octet-llm/core'
 import { parseConfig } from '@octet-llm/hf-loader/config'
 import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
 import { llamaInfo, llamaLayer, llamaRope } from './config.js'
 import { TELlamaDecoderLayer } from './layer.js'
+import { TELlamaForCausalLM } from './model.js'
 
 let device: Device
 beforeAll(async () => void (device = await openDevice('cpu')))
@@ -41,5 +43,33 @@ describe('TELlamaDecoderLayer', () => {
     const rope = llamaRope(parseConfig({ ...json, head_dim: 16, rope_theta: 500000 }), device)
     expect([rope.dim, rope.base, rope.maxPositionEmbeddings]).toEqual([16, 500000, 2048])
     expect(llamaInfo(parseConfig({ ...json, eos_token_id: [7, 9] }), 'f32')).toMatchObject({ modelType: 'llama', headDim: 8, numKvHeads: 2, eosTokenIds: [7, 9], dtype: 'f32' })
+  })
+})
+
+describe('TELlamaForCausalLM in bf16', () => {
+  it('the final norm rounds the normalised value before the weight', async () => {
+    const model = new TELlamaForCausalLM(parseConfig({ ...json, num_hidden_layers: 1 }), { device, dtype: 'bf16', seed: 1 })
+    // A layer that adds nothing leaves the embedding to the norm.
+    for (const part of ['self_attn.o_proj', 'mlp.down_proj']) {
+      const weight = model.parameter(`model.layers.0.${part}.weight`)
+      weight.write(new Float32Array(weight.shape[0]! * weight.shape[1]!))
+    }
+    const gamma = Float32Array.from({ length: 32 }, (_, i) => roundBf16(Math.sin(i + 1)))
+    model.parameter('model.norm.weight').write(gamma)
+    const ids = [3, 14, 15, 9]
+    const { hiddenStates } = model.forward({ inputIds: [ids], hiddenStates: true })
+    const got = await hiddenStates[1]!.toFloat32Array()
+    const table = await model.parameter('model.embed_tokens.weight').toFloat32Array()
+    let differs = false
+    for (const [t, id] of ids.entries()) {
+      const row = [...table.subarray(id * 32, (id + 1) * 32)]
+      const inv = 1 / Math.sqrt(row.reduce((sum, v) => sum + v * v, 0) / 32 + model.config.rmsNormEps)
+      const want = row.map((v, i) => roundBf16(roundBf16(v * inv) * gamma[i]!))
+      const other = row.map((v, i) => roundBf16(v * inv * gamma[i]!))
+      expect([...got.subarray(t * 32, (t + 1) * 32)]).toEqual(want)
+      differs ||= want.some((v, i) => v !== other[i])
+    }
+    expect(differs).toBe(true)
+    await model.dispose()
   })
 })
