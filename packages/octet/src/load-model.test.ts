@@ -122,9 +122,10 @@ describe('generate', () => {
   })
 
   it("prefers the call's options to the checkpoint's", async () => {
-    const llm = await loadModel(GEMMA, { device, kvCache: { isPaged: true, pageSize: 16 } })
-    const run = await llm.generate('There was once', { eosTokenId: [277], maxNewTokens: 60 }).result()
-    const all = await llm.generate('There was once', { maxNewTokens: 60, ignoreEos: true }).result()
+    const llm = await loadModel(GEMMA, { device, dtype: 'f32', kvCache: { isPaged: true, pageSize: 16 } })
+    const prompt = 'Once upon a time there lived a king who had three daughters'
+    const run = await llm.generate(prompt, { eosTokenId: [277], maxNewTokens: 30 }).result()
+    const all = await llm.generate(prompt, { maxNewTokens: 30, ignoreEos: true }).result()
     const end = all.tokens[0]!.indexOf(277)
     expect(end).toBeGreaterThan(0)
     expect(run.tokens[0]).toEqual(all.tokens[0]!.slice(0, end + 1))

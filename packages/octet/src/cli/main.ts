@@ -30,14 +30,18 @@ function createProgram(context: Context): Command {
     .exitOverride()
   for (const add of COMMANDS) add(program, context)
   for (const command of allCommands(program)) {
-    command.exitOverride().configureOutput({ writeErr: () => {} }).allowExcessArguments(false)
-    if (command.commands.length === 0) {
-      command.addOption(new Option('--json', 'print one JSON object')).addOption(new Option('--debug', 'print the stack of an error'))
-    } else {
-      command.action(() => command.error(`name one of the commands: ${command.commands.map((each) => each.name()).join(', ')}`))
-    }
+    command.exitOverride().configureOutput({ writeErr: () => {} }).allowExcessArguments(command.commands.length > 0)
+    command.addOption(new Option('--json', 'print one JSON object')).addOption(new Option('--debug', 'print the stack of an error'))
+    if (command.commands.length > 0) command.action(() => refuseGroup(command))
   }
   return program
+}
+
+/** A command that only holds others was called by itself, or with a name that it does not hold. */
+function refuseGroup(command: Command): never {
+  const names = command.commands.map((each) => each.name()).join(', ')
+  const [given] = command.args
+  return command.error(given === undefined ? `octet ${command.name()} needs one of: ${names}` : `octet ${command.name()} has no '${given}', only: ${names}`)
 }
 
 function allCommands(command: Command): Command[] {
