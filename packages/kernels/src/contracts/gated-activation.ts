@@ -1,0 +1,88 @@
+import { itemSize } from '@octet-llm/core'
+import type { ActivationKind } from '../ops/activation.js'
+import { gatedActivation as op, type GatedActivationKind } from '../ops/gated-activation.js'
+import { SPREADS, activated } from './activation-math.js'
+import { PLACEMENTS, type ContractCase, type InvarianceCase, type OpContract, type PerfCase } from './contract.js'
+import { ACTIVATIONS, U, VALUES, WIDTHS, host, product, rms, sampled, values, type HostTensor } from './host.js'
+import { rowInvariance } from './row-invariance.js'
+
+const GATED: Readonly<Record<GatedActivationKind, ActivationKind>> = {
+  geglu: 'gelu',
+  swiglu: 'silu',
+  reglu: 'relu',
+  qgeglu: 'qgelu',
+  sreglu: 'srelu',
+  glu: 'sigmoid',
+  gegluErf: 'geluErf',
+}
+
+/** Without infinities in `up` where the activation underflows: 0 * infinity is NaN, and where that begins is rounding. */
+function calm(x: HostTensor, width: number): HostTensor {
+  return host(x.dtype, x.shape, (i) => {
+    const up = i % (2 * width) >= width
+    return up && !Number.isFinite(x.values[i]!) && x.values[i - width]! < -4 ? 1 : x.values[i]!
+  })
+}
+
+function* cases(): Generator<ContractCase> {
+  let index = 0
+  const kinds = Object.keys(GATED) as GatedActivationKind[]
+  for (const { name, at } of product({ kind: kinds, x: ACTIVATIONS, out: ACTIVATIONS, I: [...WIDTHS, 4099], values: VALUES, spread: SPREADS, placement: PLACEMENTS })) {
+    yield {
+      name,
+      quick: sampled(index++, at.I > 1000 ? 900 : 150),
+      make(random) {
+        const x = calm(values(random, at.x, [2, 2 * at.I], at.values, at.spread), at.I)
+        return {
+          inputs: { x: { host: x, placement: at.placement } },
+          outputs: { out: { dtype: at.out, shape: [2, at.I], placement: at.placement } },
+          call: ({ x, out }) => void op({ x: x!, kind: at.kind, out: out! }),
+          expected() {
+            const out = new Float64Array(2 * at.I)
+            const error = new Float64Array(2 * at.I)
+            for (let i = 0; i < out.length; i++) {
+              const row = Math.floor(i / at.I)
+              const act = activated(GATED[at.kind], x.values[row * at.I + i]!)
+              const up = x.values[row * at.I + at.I + i]!
+              out[i] = act.value * up
+              const bound = act.error * Math.abs(up) + Math.abs(out[i]!) * U + 2 ** -149
+              error[i] = Number.isFinite(bound) ? bound : 0
+            }
+            return { out: { values: out, error, ...rms(at.values, 60) } }
+          },
+        }
+      },
+    }
+  }
+}
+
+function* perf(): Generator<PerfCase> {
+  for (const [N, I] of [[1, 8192], [512, 8192]] as const) {
+    for (const kind of ['swiglu', 'geglu'] as const) {
+      yield {
+        name: `bf16 ${kind} N=${N} I=${I}`,
+        bytes: 3 * N * I * 2,
+        flops: 25 * N * I,
+        make: (random) => ({
+          inputs: { x: { host: values(random, 'bf16', [N, 2 * I]) } },
+          outputs: { out: { dtype: 'bf16', shape: [N, I] } },
+          call: ({ x, out }) => void op({ x: x!, kind, out: out! }),
+          expected: () => ({}),
+        }),
+      }
+    }
+  }
+}
+
+export const gatedActivation: OpContract = {
+  op: 'gatedActivation',
+  signature: 'x [..., 2I], out [..., I] f32|bf16; kind',
+  tolerance: "the activation's, times |up|, and one product",
+  bytes: ({ N = 1, I = 1 }) => 3 * N * I * itemSize('f32'),
+  flops: ({ N = 1, I = 1 }) => 26 * N * I,
+  cases,
+  perf,
+  *invariance(): Generator<InvarianceCase> {
+    for (const I of [9, 4099]) yield rowInvariance(`I=${I}`, 2 * I, I, (x, _fixed, out) => void op({ x, kind: 'geglu', out }))
+  },
+}

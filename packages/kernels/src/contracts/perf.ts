@@ -1,0 +1,98 @@
+/** Times the table's perf rows: microseconds, GB/s, TFLOP/s and the share of what the device could do at best. */
+import type { Device } from '../device.js'
+import type { Tensor } from '../tensor.js'
+import type { OpContract, PerfCase, Run } from './contract.js'
+import { matches } from './filter.js'
+import { Placed } from './placement.js'
+import { labelOf, seeded, type Tally } from './runner.js'
+
+/** Measured peaks of a device. */
+export interface DevicePeak {
+  readonly gigabytesPerSecond: number
+  readonly teraflops: number
+}
+
+/** Input sets are rotated until they exceed this, so that no cache holds them all. */
+const ROTATE_BYTES = 96 * 2 ** 20
+const MOST_SETS = 32
+const SAMPLES = 9
+const SAMPLE_MS = 20
+
+interface PerfResult {
+  /** Median of the samples. */
+  readonly micros: number
+  /** (largest - smallest) / median of the samples. */
+  readonly spread: number
+}
+
+export async function runPerf(contract: OpContract, devices: readonly Device[], tally: Tally): Promise<void> {
+  if (contract.perf === undefined) return
+  for (const item of contract.perf()) {
+    if (!matches(tally.options.filter, contract.op, item.name)) continue
+    for (const device of devices) {
+      if (!device.supports(contract.op)) continue
+      const run = item.make(seeded(contract, item))
+      const result = await time(run, item, device)
+      tally.options.print?.(line(contract, item, device, result, tally.options.peak))
+      tally.add(contract.op, item.name, device, null)
+    }
+  }
+}
+
+async function time(run: Run, item: PerfCase, device: Device): Promise<PerfResult> {
+  const sets = Math.min(MOST_SETS, Math.max(1, Math.ceil(ROTATE_BYTES / Math.max(1, item.bytes))))
+  const placed: Placed[] = []
+  const arguments_: Record<string, Tensor>[] = []
+  for (let s = 0; s < sets; s++) {
+    const tensors: Record<string, Tensor> = {}
+    for (const [name, input] of Object.entries(run.inputs)) tensors[name] = keep(placed, Placed.input(device, input))
+    for (const [name, output] of Object.entries(run.outputs)) tensors[name] = keep(placed, Placed.output(device, output))
+    arguments_.push(tensors)
+  }
+  try {
+    let next = 0
+    const enqueue = (count: number): void => {
+      for (let i = 0; i < count; i++) run.call(arguments_[next++ % sets]!)
+    }
+    const once = async (count: number): Promise<number> => {
+      const begin = performance.now()
+      enqueue(count)
+      await device.synchronize()
+      return performance.now() - begin
+    }
+    await once(sets)
+    const single = Math.max((await once(8)) / 8, 1e-3)
+    const count = Math.max(1, Math.min(2000, Math.round(SAMPLE_MS / single)))
+    const samples: number[] = []
+    for (let s = 0; s < SAMPLES; s++) samples.push(((await once(count)) / count) * 1e3)
+    samples.sort((a, b) => a - b)
+    const micros = samples[SAMPLES >> 1]!
+    return { micros, spread: (samples.at(-1)! - samples[0]!) / micros }
+  } finally {
+    for (const p of placed) p.dispose()
+  }
+}
+
+function keep(placed: Placed[], p: Placed): Tensor {
+  placed.push(p)
+  return p.view
+}
+
+function line(contract: OpContract, item: PerfCase, device: Device, { micros, spread }: PerfResult, peak: DevicePeak | undefined): string {
+  const gigabytes = item.bytes / micros / 1e3
+  const teraflops = item.flops / micros / 1e6
+  const columns = [
+    contract.op.padEnd(16),
+    item.name.padEnd(44),
+    labelOf(device).padEnd(15),
+    `${micros.toFixed(1).padStart(9)} us`,
+    `±${(spread * 50).toFixed(0)}%`.padStart(5),
+    `${gigabytes.toFixed(1).padStart(7)} GB/s`,
+    `${teraflops.toFixed(4).padStart(8)} TFLOP/s`,
+  ]
+  if (peak !== undefined) {
+    const floor = Math.max(item.bytes / peak.gigabytesPerSecond / 1e3, item.flops / peak.teraflops / 1e6)
+    columns.push(`${((floor / micros) * 100).toFixed(0).padStart(4)}% of floor`)
+  }
+  return columns.join(' ')
+}

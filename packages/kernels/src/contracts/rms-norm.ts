@@ -1,0 +1,64 @@
+import { itemSize } from '@octet-llm/core'
+import { rmsNorm as op } from '../ops/rms-norm.js'
+import { PLACEMENTS, type ContractCase, type InvarianceCase, type OpContract, type PerfCase } from './contract.js'
+import { ACTIVATIONS, VALUES, WIDTHS, product, rms, sampled } from './host.js'
+import { RESIDUALS, arrange, byRows, optional, rmsRow } from './norm-cases.js'
+import { rowInvariance } from './row-invariance.js'
+
+const FORMS = ['plain', 'gemma', 'llama', 'both'] as const
+
+function* cases(): Generator<ContractCase> {
+  let index = 0
+  const axes = { x: ACTIVATIONS, weight: ACTIVATIONS, out: ACTIVATIONS, D: [...WIDTHS, 2048, 5000], values: VALUES, placement: PLACEMENTS, residual: RESIDUALS, form: FORMS }
+  for (const { name, at } of product(axes)) {
+    const eps = at.values === 'zero' ? 1e-5 : 1e-6
+    yield {
+      name,
+      quick: sampled(index++, at.D > 1000 ? 400 : 150),
+      make(random) {
+        const { weight, sums, inputs, outputs, sumOutput } = arrange(random, at, at.D > 1000 ? 2 : 3)
+        const zeroCenteredGamma = at.form === 'gemma' || at.form === 'both'
+        const castBeforeWeight = at.form === 'llama' || at.form === 'both'
+        return {
+          inputs,
+          outputs,
+          call: (t) => void op({ x: t.x!, weight: t.weight!, eps, zeroCenteredGamma, castBeforeWeight, ...optional(t) }),
+          expected: () => ({
+            out: { ...byRows(sums, at.D, (s) => rmsRow(s, weight.values, eps, zeroCenteredGamma, castBeforeWeight ? at.out : null)), ...(castBeforeWeight ? {} : rms(at.values, 4)) },
+            ...sumOutput(),
+          }),
+        }
+      },
+    }
+  }
+}
+
+function* perf(): Generator<PerfCase> {
+  for (const [N, D] of [[1, 2048], [1, 3072], [512, 2048]] as const) {
+    yield {
+      name: `bf16 residual N=${N} D=${D}`,
+      bytes: 4 * N * D * 2 + 2 * D,
+      flops: 5 * N * D,
+      make(random) {
+        const at = { x: 'bf16', weight: 'bf16', out: 'bf16', D, values: 'normal', placement: 'plain', residual: 'inout' } as const
+        const { inputs, outputs } = arrange(random, at, N)
+        return { inputs, outputs, call: (t) => void op({ x: t.x!, weight: t.weight!, ...optional(t) }), expected: () => ({}) }
+      },
+    }
+  }
+}
+
+export const rmsNorm: OpContract = {
+  op: 'rmsNorm',
+  signature: 'x [N, D], weight [D], residual?, out, residualOut? f32|bf16; eps, zeroCenteredGamma, castBeforeWeight',
+  tolerance: 'log2(D) / 2 + 10 units of 2^-24 relative, and the rounding to out',
+  bytes: ({ N = 1, D = 1 }) => (2 * N * D + D) * itemSize('f32'),
+  flops: ({ N = 1, D = 1 }) => 4 * N * D,
+  cases,
+  perf,
+  *invariance(): Generator<InvarianceCase> {
+    for (const D of [7, 64, 2048, 5000]) {
+      yield rowInvariance(`D=${D}`, D, D, (x, fixed, out) => void op({ x, weight: fixed, out }))
+    }
+  },
+}

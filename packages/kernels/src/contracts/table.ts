@@ -1,0 +1,22 @@
+import { activation } from './activation.js'
+import { add } from './add.js'
+import { attention } from './attention.js'
+import { attentionDense } from './attention-dense.js'
+import { cast } from './cast.js'
+import type { OpContract } from './contract.js'
+import { copy } from './copy.js'
+import { embedding } from './embedding.js'
+import { fill } from './fill.js'
+import { gatedActivation } from './gated-activation.js'
+import { gatherRows } from './gather-rows.js'
+import { kvAppend } from './kv-append.js'
+import { layerNorm } from './layer-norm.js'
+import { rmsNorm } from './rms-norm.js'
+import { rope } from './rope.js'
+import { ropeKvAppend } from './rope-kv-append.js'
+import { scale } from './scale.js'
+import { scatterRows } from './scatter-rows.js'
+import { softcap } from './softcap.js'
+
+/** Every op's contract, in the order of the op table. */
+export const CONTRACTS: readonly OpContract[] = [fill, copy, cast, add, scale, softcap, embedding, gatherRows, scatterRows, rmsNorm, layerNorm, activation, gatedActivation, rope, kvAppend, ropeKvAppend, attention, attentionDense]
