@@ -327,6 +327,13 @@ describe('an index', () => {
     await writeFile(join(dir, 'model.safetensors.index.json'), JSON.stringify({ weight_map: { x: 'sub/model.safetensors' } }))
     await octetError(open(dir), 'INVALID_INDEX', /lead out/)
 
+    // A neighbour whose name begins with the folder's is outside too.
+    const neighbour = await shardedFiles(`${dir}-2`, { 'm.safetensors': x })
+    await rm(join(dir, 'sub'))
+    await symlink(join(neighbour, 'm.safetensors'), join(dir, 'm.safetensors'))
+    await writeFile(join(dir, 'model.safetensors.index.json'), JSON.stringify({ weight_map: { x: 'm.safetensors' } }))
+    await octetError(open(dir), 'INVALID_INDEX', /lead out/)
+
     const repo = fresh()
     const snapshot = join(repo, 'snapshots', 'abc')
     await mkdir(join(repo, 'blobs'), { recursive: true })

@@ -1,8 +1,9 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, readFile, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { OctetError } from '@octet-llm/core'
 import { describe, expect, it } from 'vitest'
 import { readConfig } from '../config/index.js'
 import { type TensorEntry } from '../safetensors/index.js'
@@ -101,6 +102,23 @@ describe('saveCheckpoint', () => {
     const checkpoint = await openCheckpoint(dir)
     expect([...(await checkpoint.readFloat32('a'))]).toEqual([7])
     await checkpoint.close()
+  })
+
+  it('opens as nothing when it stops half-way between the old checkpoint and the new', async () => {
+    for (const oldSize of ['5GB', 4]) {
+      const dir = fresh()
+      const two = [bytes('a', 4), bytes('b', 4)]
+      await saveCheckpoint(dir, two, { maxShardSize: oldSize, config: { v: 1 } })
+      // A folder in the way of the last weights: the config is new by then, and the first shard.
+      const last = 'model-00002-of-00002.safetensors'
+      await rm(join(dir, last), { force: true })
+      await mkdir(join(dir, last, 'x'), { recursive: true })
+      const error = await caught(saveCheckpoint(dir, two, { maxShardSize: 4, config: { v: 2 } }))
+      expect((error as OctetError).code).toBe('FILE_WRITE_FAILED')
+      await rm(join(dir, last), { recursive: true, force: true })
+      await octetError(openCheckpoint(dir), 'FILE_NOT_FOUND', /none of them/)
+      expect((await namesIn(dir)).filter((name) => name.startsWith('.'))).toEqual([])
+    }
   })
 
   it('refuses what makes no checkpoint', async () => {
