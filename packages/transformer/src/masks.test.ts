@@ -129,7 +129,7 @@ describe('layers with a cache in every format', () => {
   const options: Omit<TransformerLayerOptions, 'device'> = {
     hiddenSize: 20, ffnHiddenSize: 24, numAttentionHeads: H, numGqaGroups: HKV, kvChannels: D, normalization: 'RMSNorm', activation: 'swiglu', initStd: 0.2,
   }
-  const lengths = [6, 3, 5]
+  const lengths = [8, 5, 7]
 
   /** Full-sequence float64 results of three sequences. */
   async function setUp(attnInputFormat: QkvFormat) {
@@ -142,11 +142,11 @@ describe('layers with a cache in every format', () => {
     return { layer, rotaryPosEmb, xs, wants }
   }
 
-  it.each(['bshd', 'sbhd', 'thd'] as const)('%s: uneven prefill in two chunks, then one token each', async (format) => {
+  it.each(['bshd', 'sbhd', 'thd'] as const)('%s: uneven prefill in two chunks, then one token each, then two', async (format) => {
     const { layer, rotaryPosEmb, xs, wants } = await setUp(format)
     const params = new InferenceParams({ device, numLayers: 1, maxBatchSize: 3, maxSequenceLength: 8, numHeadsKv: HKV, headDimK: D, dtype: 'f32', pageSize: 2 })
     const done = [0, 0, 0]
-    for (const counts of [[4, 1, 2], [1, 1, 2], [1, 1, 1]]) {
+    for (const counts of [[4, 1, 2], [1, 1, 2], [1, 1, 1], [2, 2, 2]]) {
       params.preStep(new Map(counts.map((n, b) => [b, n])))
       const width = Math.max(...counts)
       const rows = counts.map((n, b) => [...xs[b]!.subarray(done[b]! * 20, (done[b]! + n) * 20)])
@@ -178,8 +178,17 @@ describe('layers with a cache in every format', () => {
     params.preStep(new Map([[0, 5]]))
     layer.forward(f32(xs[0]!.slice(0, 100), [1, 5, 20]), { inferenceParams: params, rotaryPosEmb, selfAttnMaskType: 'padding_causal' })
     params.preStep(new Map([[0, 1]]))
-    const y = layer.forward(f32(xs[0]!.slice(100), [1, 1, 20]), { inferenceParams: params, rotaryPosEmb, selfAttnMaskType: 'padding' })
-    expect(difference(await y.toFloat32Array(), wants[0]!.subarray(100)).max).toBeLessThan(1e-5)
+    const y = layer.forward(f32(xs[0]!.slice(100, 120), [1, 1, 20]), { inferenceParams: params, rotaryPosEmb, selfAttnMaskType: 'padding' })
+    expect(difference(await y.toFloat32Array(), wants[0]!.subarray(100, 120)).max).toBeLessThan(1e-5)
+  })
+
+  it('a window that ends at the query’s own position is causal, whatever the mask is called', async () => {
+    const { layer, rotaryPosEmb, xs, wants } = await setUp('bshd')
+    const params = new InferenceParams({ device, numLayers: 1, maxBatchSize: 1, maxSequenceLength: 8, numHeadsKv: HKV, headDimK: D, dtype: 'f32' })
+    params.preStep(new Map([[0, 8]]))
+    const x = f32(xs[0]!, [1, 8, 20])
+    const y = layer.forward(x, { inferenceParams: params, rotaryPosEmb, selfAttnMaskType: 'no_mask', windowSize: [-1, 0] })
+    expect(difference(await y.toFloat32Array(), wants[0]!).max).toBeLessThan(1e-5)
   })
 
   it('refuses inputs that preStep did not announce, and masks that a cache cannot honour', () => {

@@ -48,6 +48,16 @@ describe('state names are TransformerEngine’s', () => {
   })
 })
 
+it('biases by part', () => {
+  const biased = (bias: TransformerLayerOptions['bias']) => make({ bias, fuseQkvParams: true, normalization: 'RMSNorm' }).stateEntries().map((e) => e.name).filter((name) => name.includes('bias'))
+  const [qkv, proj, ...mlp] = ['self_attention.layernorm_qkv.bias', 'self_attention.proj.bias', 'layernorm_mlp.fc1_bias', 'layernorm_mlp.fc2_bias']
+  expect(biased(true)).toEqual([qkv, proj, ...mlp])
+  expect(biased(false)).toEqual([])
+  expect(biased({ qkv: true, proj: false, mlp: false })).toEqual([qkv])
+  expect(biased({ qkv: false, proj: true, mlp: false })).toEqual([proj])
+  expect(biased({ qkv: false, proj: false })).toEqual(mlp)
+})
+
 describe('fused QKV state', () => {
   it.each([
     ['MHA', 4, [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]],
