@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { OctetError } from '@octet-llm/core'
 import { DelayedScaling, FLOAT32_MAX, initialDelayedState, recordAmax, updateDelayedScaling, type DelayedState } from './index.js'
-import { divide, magnitudes, multiply } from './oracle.test.helpers.js'
+import { divide, magnitudes, multiply } from './oracle.test-helper.js'
 
 /** The fused rule over a list (oldest first) instead of a ring: entry 0 of the array is kept apart. */
 class Oracle {

@@ -14,7 +14,7 @@ import {
   mxfp8Scales,
   scaleFromAmax,
 } from './index.js'
-import { divide, magnitudes, multiply, powerBelow } from './oracle.test.helpers.js'
+import { divide, magnitudes, multiply, powerBelow } from './oracle.test-helper.js'
 
 describe('scaleFromAmax', () => {
   it('equals exact rational arithmetic, for every option', () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { OctetError } from '@octet-llm/core'
+import type { OctetError } from '@octet-llm/core'
 import {
   assertRecipeSupport,
   checkFp8BlockScalingSupport,

@@ -24,8 +24,7 @@ export function buildDecoder(value: unknown): Decoder {
   const parts = flatten(value, 'decoder')
   if (parts.length === 0) throw invalid('decoder', `a decoder of ${SUPPORTED.join(', ')}`, 'none')
   if (parts.some(({ type }) => type === 'ByteLevel')) {
-    const rest = parts.filter(({ type }) => type !== 'ByteLevel' && type !== 'Fuse')
-    const first = rest[0]
+    const first = parts.find(({ type }) => type !== 'ByteLevel' && type !== 'Fuse')
     if (first !== undefined) throw invalid(first.argument, 'no further part beside ByteLevel', shown(first.type))
     return { kind: 'byteLevel' }
   }

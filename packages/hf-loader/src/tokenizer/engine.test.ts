@@ -8,7 +8,7 @@ import { OctetError } from '@octet-llm/core'
 import { decodeIds } from './decode.js'
 import { Engine } from './engine.js'
 import { buildModel } from './model.js'
-import { addedToken, byteTokenizer, FIXTURES, makeFolder, octetError, tinyTokenizer, type Json } from './support.test.helpers.js'
+import { addedToken, byteTokenizer, FIXTURES, makeFolder, octetError, tinyTokenizer, type Json } from './support.test-helper.js'
 
 const load = (tokenizer: Json, config: Json = {}): Engine => Engine.load(makeFolder({ 'tokenizer.json': tokenizer, 'tokenizer_config.json': config }))
 const ids = (engine: Engine, text: string, special = true): number[] => [...engine.encode(text, special)]

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Tokenizer } from '@octet-llm/core'
 import { loadTokenizer } from './index.js'
-import { FIXTURES } from './support.test.helpers.js'
+import { FIXTURES } from './support.test-helper.js'
 
 interface Golden {
   readonly prompts: readonly string[]

@@ -10,7 +10,7 @@ import { buildNormalizer } from './normalizer.js'
 import { buildPostProcessor } from './post-processor.js'
 import { buildPreTokenizer } from './pre-tokenizer.js'
 import { readSpecialNames } from './special-names.js'
-import { addedToken, octetError, tinyTokenizer, type Json } from './support.test.helpers.js'
+import { addedToken, octetError, tinyTokenizer, type Json } from './support.test-helper.js'
 import { buildTable } from './token-table.js'
 
 const refused = (run: () => unknown) => octetError(run, 'INVALID_TOKENIZER')
@@ -116,7 +116,7 @@ describe('pre-tokenizer', () => {
     await refused(() => buildPreTokenizer({ type: 'Metaspace', prepend_scheme: 'sometimes' }))
     await refused(() => buildPreTokenizer({ type: 'Metaspace', replacement: '__' }))
     await refused(() => buildPreTokenizer({ type: 'Sequence' }))
-    expect(() => buildPreTokenizer({ type: 'Split', pattern: { Regex: '(' }, behavior: 'Isolated' })).toThrow()
+    expect(() => buildPreTokenizer({ type: 'Split', pattern: { Regex: '(' }, behavior: 'Isolated' })).toThrow(/regular expression/)
   })
 })
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { octetError } from './support.test.helpers.js'
+import { octetError } from './support.test-helper.js'
 import { ChatTemplate, readTemplates, strftime } from './template.js'
 
 const render = (source: string, variables: Record<string, unknown> = {}): string =>
