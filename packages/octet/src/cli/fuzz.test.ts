@@ -1,6 +1,6 @@
 // Damaged and hostile files through the command line: one error or a result, exit 0, 1 or 2, within bounded memory.
 // OCTET_FUZZ_CASES sets how many (the full tier has 10,000 in the loader's own tests; each case here is a process).
-import { cp, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -42,8 +42,7 @@ const TARGETS = [
 describe.each(TARGETS)('$model/$file', ({ model, file, chat }) => {
   it(`survives ${CASES} mutations`, async () => {
     const folder = join(dir, `${model.replace('/', '-')}-${file}`)
-    await cp(fixture(model), folder, { recursive: true, filter: (path) => !path.endsWith('.safetensors') && !path.endsWith('.bin') })
-    for (const name of await readdir(fixture(model))) if (/\.(safetensors|bin)$/.test(name)) await symlink(join(fixture(model), name), join(folder, name))
+    await cp(fixture(model), folder, { recursive: true })
     const ids = join(folder, 'ids.json')
     await writeFile(ids, '{"input_ids": [[5, 6, 7, 8], [9, 10, 11, 12]], "attention_mask": [[0, 1, 1, 1], [1, 1, 1, 1]]}')
     const args = chat
