@@ -307,6 +307,37 @@ describe('DecoderForCausalLM', () => {
     expect(device.memoryStats().allocatedBytes - start).toBeLessThanOrEqual(9 * V * 4 + 512)
   })
 
+  it('a captured decode step replays to the bit, as sequences grow past a page and past the tables of other runs', async () => {
+    const model = make()
+    model.reserve(600)
+    const [eager, captured] = [0, 1].map(() => model.createInferenceParams({ maxBatchSize: 2, maxSequenceLength: 600, pageSize: 64 })) as [InferenceParams, InferenceParams]
+    const tokens = i32([0, 0])
+    const counts = new Map([[0, 1], [1, 1]])
+    const before = (params: InferenceParams, t: number) => {
+      params.preStep(counts)
+      tokens.write([t % V, (t * 3) % V])
+    }
+    before(captured, 0)
+    model.step(tokens, captured).dispose()
+    before(eager, 0)
+    model.step(tokens, eager).dispose()
+    const graph = device.queue.capture(() => model.step(tokens, captured))
+    for (let t = 1; t < 150; t++) {
+      before(captured, t)
+      graph.replay()
+      const got = await graph.value.toFloat32Array()
+      before(eager, t)
+      const out = model.step(tokens, eager)
+      expect(got).toEqual(await out.toFloat32Array())
+      out.dispose()
+    }
+    model.reserve(2000)
+    expect(() => graph.replay()).not.toThrow()
+    await graph.dispose()
+    for (const t of [eager, captured, tokens]) t.dispose()
+    await model.dispose()
+  })
+
   it('works inside a scope, again and again', async () => {
     const model = make()
     const tokens = [ids(6, 1)]

@@ -106,6 +106,15 @@ export class DecoderForCausalLM implements CausalLM {
     })
   }
 
+  /**
+   * Makes the rotary tables long enough for sequences of `length` tokens, so that no later step has to, and a step that
+   * is captured in a graph reads the right ones however long its sequences grow.
+   */
+  reserve(length: number): void {
+    this.#alive('reserve')
+    for (const rope of this.#ropes) rope.reserve(length)
+  }
+
   step(tokens: Tensor, params: InferenceParams, options: StepOptions & { readonly logits: 'none' }): null
   step(tokens: Tensor, params: InferenceParams, options?: StepOptions & { readonly logits?: 'last' | 'all' }): Tensor
   step(tokens: Tensor, params: InferenceParams, options?: StepOptions): Tensor | null

@@ -1,4 +1,6 @@
+import { OctetError } from '@octet-llm/core'
 import { keep, Tensor, type Device } from '@octet-llm/kernels'
+
 import { ropeFrequencies, ropeTables, type RopeFrequencies, type RopeScaling } from './rope.js'
 
 export interface RotaryPositionEmbeddingOptions {
@@ -42,6 +44,8 @@ export class RotaryPositionEmbedding {
   readonly #device: Device
   readonly #frequencies: RopeFrequencies
   #tables: { cos: Tensor; sin: Tensor; rows: number } | undefined
+  /** Shorter tables that a captured graph still reads. */
+  readonly #outgrown: Tensor[] = []
   /** Of the last step with its own frequencies (dynamic, past the trained length). */
   #stepTables: RopeTables | undefined
 
@@ -72,8 +76,8 @@ export class RotaryPositionEmbedding {
     let rows = this.#tables?.rows ?? FIRST_ROWS
     while (rows < length) rows *= 2
     const host = ropeTables(this.#frequencies, Int32Array.from({ length: rows }, (_, i) => i))
-    this.#tables?.cos.dispose()
-    this.#tables?.sin.dispose()
+    this.#retire(this.#tables?.cos)
+    this.#retire(this.#tables?.sin)
     this.#tables = { ...this.#upload(host, rows), rows }
     return this.#tables
   }
@@ -94,7 +98,17 @@ export class RotaryPositionEmbedding {
     this.#tables?.cos.dispose()
     this.#tables?.sin.dispose()
     this.#tables = undefined
+    for (const t of this.#outgrown.splice(0)) t.dispose()
     this.#dropStepTables()
+  }
+
+  #retire(table: Tensor | undefined): void {
+    try {
+      table?.dispose()
+    } catch (error) {
+      if (!OctetError.is(error, 'TENSOR_IN_GRAPH')) throw error
+      this.#outgrown.push(table!)
+    }
   }
 
   /**
