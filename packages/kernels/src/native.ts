@@ -62,24 +62,26 @@ export function nativeCandidates(platform: string = process.platform, arch: stri
 }
 
 /**
- * Loads the native binary and checks that it belongs to this JavaScript.
- * @throws OctetError `NATIVE_NOT_FOUND` with every attempt and the command that builds one; `ABI_MISMATCH` when the op
- * tables differ.
+ * Loads the native binary and checks that it belongs to this JavaScript. A binary of another version is passed over when
+ * a later candidate fits.
+ * @throws OctetError `NATIVE_NOT_FOUND` with every attempt and the command that builds one; `ABI_MISMATCH` when binaries
+ * load but none has this op table.
  */
 export function loadNative(candidates: readonly string[] = nativeCandidates()): NativeBinding {
   const require = createRequire(import.meta.url)
   const attempts: string[] = []
+  let mismatch: OctetError | undefined
   for (const candidate of candidates) {
-    let binding: NativeBinding
     try {
-      binding = require(candidate) as NativeBinding
+      const binding = require(candidate) as NativeBinding
+      checkAbi(candidate, binding.describe().opHash)
+      return binding
     } catch (error) {
+      if (OctetError.is(error, 'ABI_MISMATCH')) mismatch ??= error
       attempts.push(`${candidate}: ${error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error)}`)
-      continue
     }
-    checkAbi(candidate, binding.describe().opHash)
-    return binding
   }
+  if (mismatch !== undefined) throw mismatch
   throw new OctetError('NATIVE_NOT_FOUND', {
     op: 'openDevice',
     message: `No native binary of @octet-llm/kernels loads on ${process.platform}-${process.arch}; run \`${BUILD_COMMAND}\` to build one. Tried:\n${attempts.map((a) => `  ${a}`).join('\n')}`,
@@ -88,7 +90,8 @@ export function loadNative(candidates: readonly string[] = nativeCandidates()): 
 }
 
 /** @throws OctetError `ABI_MISMATCH` */
-export function checkAbi(path: string, received: number, expected: number = opTableHash()): void {
+function checkAbi(path: string, received: number): void {
+  const expected = opTableHash()
   if (received === expected) return
   throw new OctetError('ABI_MISMATCH', {
     op: 'openDevice',

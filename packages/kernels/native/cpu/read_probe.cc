@@ -8,6 +8,15 @@
 
 #include "simd.h"
 
+// The versions that every glibc has, so that a binary built on a new system also loads on older ones.
+#if defined(__GLIBC__) && defined(__x86_64__)
+asm(".symver pthread_create, pthread_create@GLIBC_2.2.5");
+asm(".symver pthread_join, pthread_join@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+asm(".symver pthread_create, pthread_create@GLIBC_2.17");
+asm(".symver pthread_join, pthread_join@GLIBC_2.17");
+#endif
+
 namespace octet::cpu::OCTET_LEVEL {
 namespace {
 

@@ -65,8 +65,9 @@ void Pool::helper(int thread) {
       while (epoch_.load() == seen) park(epoch_, seen);
       parked_.fetch_sub(1);
     }
+    // In this order: an epoch that counts the destructor's call is seen together with quit_.
+    seen = epoch_.load();
     if (quit_.load()) return;
-    seen = epoch_.load(std::memory_order_acquire);
 
     uint32_t state = state_.load(std::memory_order_acquire);
     while ((state & kOpen) != 0 && !state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {

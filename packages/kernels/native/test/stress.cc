@@ -134,6 +134,21 @@ void streams(int threads, int spin, int ops) {
   for (int64_t v : x) CHECK(v == 0);
 }
 
+// A pool that ends while its helpers are anywhere between a job and their sleep.
+void endings(int threads, int spin, int rounds) {
+  const std::atomic<bool> never{false};
+  std::atomic<int64_t> sum{0};
+  for (int i = 0; i < rounds; ++i) {
+    Pool pool(threads, spin);
+    for (int job = 0; job < i % 4; ++job) {
+      pool.run(16, 1, [](void* s, int64_t b, int64_t, int) { static_cast<std::atomic<int64_t>*>(s)->fetch_add(b); }, &sum, never);
+    }
+  }
+  int64_t jobs = 0;
+  for (int i = 0; i < rounds; ++i) jobs += i % 4;
+  CHECK(sum.load() == jobs * 120);
+}
+
 void cancellation(int threads, int spin, int rounds) {
   for (int i = 0; i < rounds; ++i) {
     Sink sink;
@@ -161,6 +176,7 @@ int main(int argc, char** argv) {
     for (const int spin : {0, 5, 50}) {
       order_and_events(threads, spin, 100 * scale);
       streams(threads, spin, 2000 * scale);
+      endings(threads, spin, 500 * scale);
       cancellation(threads, spin, 30 * scale);
     }
   }
