@@ -172,6 +172,20 @@ describe('layers with a cache in every format', () => {
     }
   })
 
+  it.each(['bshd', 'sbhd', 'thd'] as const)('%s: a call leaves nothing behind but its result, also when it fails', async (format) => {
+    const { layer, rotaryPosEmb } = await setUp(format)
+    const params = new InferenceParams({ device, numLayers: 1, maxBatchSize: 2, maxSequenceLength: 8, numHeadsKv: HKV, headDimK: D, dtype: 'f32', maxCtxLen: 4 })
+    rotaryPosEmb.reserve(8)
+    const x = Tensor.zeros(format === 'thd' ? [5, 20] : format === 'bshd' ? [2, 3, 20] : [3, 2, 20], { dtype: 'f32', device })
+    params.preStep(new Map([[0, 3], [1, 2]]))
+    await device.synchronize()
+    const before = device.memoryStats().allocatedBytes
+    for (const ctx of [{ inferenceParams: params, rotaryPosEmb }, { rotaryPosEmb }]) layer.forward(x, ctx).dispose()
+    expect(refusal(() => layer.forward(x, { inferenceParams: params, rotaryPosEmb, selfAttnMaskType: 'arbitrary' }))).toMatchObject({ code: 'NOT_SUPPORTED' })
+    await device.synchronize()
+    expect(device.memoryStats().allocatedBytes).toBe(before)
+  })
+
   it('te_gemma’s masks: padding_causal at prefill, padding at decode', async () => {
     const { layer, rotaryPosEmb, xs, wants } = await setUp('bshd')
     const params = new InferenceParams({ device, numLayers: 1, maxBatchSize: 1, maxSequenceLength: 8, numHeadsKv: HKV, headDimK: D, dtype: 'f32' })
