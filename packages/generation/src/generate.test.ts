@@ -82,6 +82,7 @@ describe('sampling', () => {
     const tokens = async (seed?: number) => (await run({ ...options, ...(seed === undefined ? {} : { seed }) })).output
     expect((await tokens(1)).tokens).toEqual((await tokens(1)).tokens)
     expect((await tokens(1)).tokens).not.toEqual((await tokens(2)).tokens)
+    expect((await tokens(0)).seed).toBe(0)
     const free = await tokens()
     expect((await tokens(free.seed)).tokens).toEqual(free.tokens)
   })

@@ -144,6 +144,19 @@ describe('warpers', () => {
     expect(kept(run(p.topH(0.7), logs([0.5, 0.3, 0.1, 0.1])))).toEqual([0, 1])
   })
 
+  it('removes a token at the very limit of the nucleus, and keeps one at the limit of top-h and typical', () => {
+    expect(kept(run(p.topP(0.75), [0, 0, 0, 0]))).toEqual([1, 2, 3])
+    expect(kept(run(p.topP(0.5), [0, 0, 0, 0]))).toEqual([2, 3])
+    expect(kept(run(p.topH(1), [0, 0, -Infinity]))).toEqual([0, 1])
+    // Entropy 1.906; the two of 0.125 are closest and hold 0.25 exactly.
+    expect(kept(run(p.typicalP(0.25), logs([0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625, 0.0625, 0.0625])))).toEqual([2, 3])
+  })
+
+  it('leaves banned tokens out of the entropy', () => {
+    expect(kept(run(p.etaCutoff(0.3), logs([0.9, 0.05, 0.05, 0])))).toEqual([0])
+    expect(kept(run(p.typicalP(0.2), logs([0.5, 0.3, 0.1, 0.1, 0])))).toEqual([1])
+  })
+
   it('looks at 100 tokens at most for top-h', () => {
     expect(kept(run(p.topH(1), Array.from({ length: 120 }, (_, i) => -i * 1e-6))).every((i) => i < 100)).toBe(true)
   })
