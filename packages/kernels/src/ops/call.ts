@@ -34,15 +34,22 @@ export const I32 = ['i32'] as const
 const BLOCK = 128
 const GRANULARITY_CODES: Readonly<Record<ScaleGranularity, number>> = { tensor: 1, row: 2, block1x128: 3, block128x128: 4 }
 
-const patterns = new Map<string, readonly string[]>()
+/** A parsed pattern. `flat`: the first axis stands for all axes before the others. */
+interface Pattern {
+  readonly flat: boolean
+  readonly axes: readonly string[]
+}
 
-function axesOf(pattern: string): readonly string[] {
-  let axes = patterns.get(pattern)
-  if (axes === undefined) {
-    axes = pattern === '' ? [] : pattern.split(' ')
-    patterns.set(pattern, axes)
+const patterns = new Map<string, Pattern>()
+
+function parse(pattern: string): Pattern {
+  let parsed = patterns.get(pattern)
+  if (parsed === undefined) {
+    const flat = pattern.startsWith('*')
+    parsed = { flat, axes: (flat ? pattern.slice(1) : pattern).split(' ') }
+    patterns.set(pattern, parsed)
   }
-  return axes
+  return parsed
 }
 
 /**
@@ -172,27 +179,29 @@ export class Call {
   }
 
   #bind(argument: string, shape: Shape, pattern: string): void {
-    const axes = axesOf(pattern)
-    const flat = axes[0]?.startsWith('*') === true
-    const rest = flat ? axes.length - 1 : axes.length
-    if (flat ? shape.length < rest : shape.length !== rest) this.#mismatch(argument, shape, axes)
-    const lead = shape.length - rest
+    const { flat, axes } = parse(pattern)
+    const lead = shape.length - axes.length + 1
+    if (flat ? lead < 0 : lead !== 1) this.#mismatch(argument, shape, pattern)
     for (let i = 0; i < axes.length; i++) {
-      const name = flat && i === 0 ? axes[0]!.slice(1) : axes[i]!
-      const length = flat ? (i === 0 ? numel(shape.slice(0, lead)) : shape[lead + i - 1]!) : shape[i]!
+      let length: number
+      if (flat && i === 0) {
+        length = 1
+        for (let d = 0; d < lead; d++) length *= shape[d]!
+      } else length = shape[lead + i - 1]!
+      const name = axes[i]!
       const known = name === '1' ? 1 : this.#axes.get(name)
       if (known === undefined) this.#axes.set(name, length)
-      else if (known !== length) this.#mismatch(argument, shape, axes)
+      else if (known !== length) this.#mismatch(argument, shape, pattern)
     }
   }
 
-  /** `[*, 4096]`: known axes by length, open ones by name. */
-  #mismatch(argument: string, shape: Shape, axes: readonly string[]): never {
-    const known = axes.map((axis) => {
-      const name = axis.replace('*', '')
+  /** `[...(6 in all), 4096]`: known axes by length, open ones by name. */
+  #mismatch(argument: string, shape: Shape, pattern: string): never {
+    const { flat, axes } = parse(pattern)
+    const known = axes.map((name, i) => {
       const length = name === '1' ? 1 : this.#axes.get(name)
-      if (length === undefined) return axis.startsWith('*') ? '...' : name
-      return axis.startsWith('*') ? `...(${length} in all)` : String(length)
+      if (flat && i === 0) return length === undefined ? '...' : `...(${length} in all)`
+      return length === undefined ? name : String(length)
     })
     throw new OctetError('SHAPE_MISMATCH', { op: this.op, argument, expected: `[${known.join(', ')}]`, received: formatShape(shape) })
   }
