@@ -1,29 +1,27 @@
 /** Float32 rows to the bit: the same row by several ways must have the same bytes. */
 import { openDevice, type Device } from '../device.js'
-import type { InvarianceCase, OpContract, Variant } from './contract.js'
+import type { OpContract, Variant } from './contract.js'
 import { filterOf, matches } from './filter.js'
 import { Random } from './host.js'
 import type { Tally } from './runner.js'
 
 export async function runInvariance(contract: OpContract, devices: readonly Device[], tally: Tally): Promise<void> {
   if (contract.invariance === undefined) return
-  for (const device of devices) {
-    if (!device.supports(contract.op)) continue
-    const byThreads = new Map<number, Device>()
-    try {
-      for (const item of contract.invariance()) {
-        if (tally.options.reduced === true && !item.quick) continue
-        if (!matches(tally.options.filter, contract.op, item.name)) continue
-        tally.add(contract.op, item.name, device, await compareVariants(contract, item, device, byThreads))
-      }
-    } finally {
-      for (const other of byThreads.values()) await other.dispose()
+  const able = devices.filter((device) => device.supports(contract.op))
+  const others = new Map(able.map((device) => [device, new Map<number, Device>()]))
+  try {
+    for (const item of contract.invariance()) {
+      if (tally.options.reduced === true && !item.quick) continue
+      if (!matches(tally.options.filter, contract.op, item.name)) continue
+      const variants = item.variants(new Random(filterOf(contract.op, item.name)))
+      for (const device of able) tally.add(contract.op, item.name, device, await compareVariants(variants, device, others.get(device)!))
     }
+  } finally {
+    for (const byThreads of others.values()) for (const other of byThreads.values()) await other.dispose()
   }
 }
 
-async function compareVariants(contract: OpContract, item: InvarianceCase, device: Device, byThreads: Map<number, Device>): Promise<string | null> {
-  const variants = item.variants(new Random(filterOf(contract.op, item.name)))
+async function compareVariants(variants: readonly Variant[], device: Device, byThreads: Map<number, Device>): Promise<string | null> {
   const seen = new Map<string, { bytes: Uint8Array; label: string }>()
   let shared = 0
   for (const variant of variants) {

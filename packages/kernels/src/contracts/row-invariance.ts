@@ -7,16 +7,16 @@ import { encode, host, values, type HostTensor, type Random } from './host.js'
 const ROWS = 12
 
 /**
- * `call(x [N, width], fixed [width], out [N, outWidth])`; `fixed` is the same for every row (a norm's weight) and may go
- * unused. Other rows of a batch are large, so that a leak between rows shows.
+ * `call(x [N, width], fixed, out [N, outWidth])`; `fixed` is the same for every row (a norm's weight) and may go unused.
+ * Other rows of a batch are large, so that a leak between rows shows.
  */
-export function rowInvariance(name: string, width: number, outWidth: number, call: (x: Tensor, fixed: Tensor, out: Tensor) => void): InvarianceCase {
+export function rowInvariance(name: string, width: number, outWidth: number, call: (x: Tensor, fixed: Tensor, out: Tensor) => void, fixedShape: readonly number[] = [width]): InvarianceCase {
   return {
     name,
     quick: true,
     variants(random: Random): Variant[] {
       const x = values(random, 'f32', [ROWS, width])
-      const fixed = values(random, 'f32', [width])
+      const fixed = values(random, 'f32', fixedShape)
       const run = (label: string, order: readonly number[], noise: number, threads?: number): Variant => ({
         label,
         ...(threads === undefined ? {} : { threads }),
@@ -45,7 +45,7 @@ async function rowsOf(device: Device, x: HostTensor, fixed: HostTensor, order: r
   const rows = order.length * step
   const tensors = [
     Tensor.fromBytes(encode(host('f32', [rows, width], data)), { shape: [rows, width], dtype: 'f32', device }),
-    Tensor.fromBytes(encode(fixed), { shape: [width], dtype: 'f32', device }),
+    Tensor.fromBytes(encode(fixed), { shape: fixed.shape, dtype: 'f32', device }),
     Tensor.empty([rows, outWidth], { dtype: 'f32', device }),
   ] as const
   call(...tensors)
