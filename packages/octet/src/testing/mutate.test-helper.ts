@@ -64,9 +64,60 @@ const MUTATIONS: readonly ((bytes: Buffer, random: Random) => Buffer)[] = [
   },
 ]
 
-/** One to three mutations of `bytes`; the same for the same seed. */
+/** Values of every kind, for a place in a parsed file. */
+const VALUES: readonly unknown[] = [null, true, false, '', [], {}, 0, -1, 1, 0.5, 1e300, 2 ** 31, 2 ** 53, 'x', '../x', '/etc/passwd', '\u0000', [[]], [0], [-1], [2 ** 40, 2 ** 40], 'F32', 'F4', 'llama', 'gemma3']
+
+type Container = Record<string, unknown> | unknown[]
+
+function containersOf(value: unknown, found: Container[] = []): Container[] {
+  if (typeof value !== 'object' || value === null) return found
+  found.push(value as Container)
+  for (const child of Object.values(value)) containersOf(child, found)
+  return found
+}
+
+/** Changes, removes, renames or copies one member somewhere in a parsed JSON file. */
+function mutateMember(root: unknown, random: Random): void {
+  const container = random.pick(containersOf(root).filter((each) => Object.keys(each).length > 0)) as Record<string, unknown>
+  const keys = Object.keys(container)
+  const key = random.pick(keys)
+  const action = random.below(4)
+  if (action === 0) container[key] = random.pick(VALUES)
+  else if (action === 1) delete container[key]
+  else if (action === 2) container[key] = container[random.pick(keys)]
+  else container[`${key}x`] = container[key]
+}
+
+function tryParse(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown
+  } catch {
+    return undefined
+  }
+}
+
+/** The JSON of a file, or of a safetensors header, with one member changed; undefined for other files. */
+function mutateStructure(bytes: Buffer, random: Random): Buffer | undefined {
+  const whole = bytes[0] === 0x7b ? tryParse(bytes.toString('utf8')) : undefined
+  if (whole !== undefined) {
+    mutateMember(whole, random)
+    return Buffer.from(JSON.stringify(whole))
+  }
+  const length = bytes.length > 8 ? Number(bytes.readBigUInt64LE()) : 0
+  const header = length > 0 && length < bytes.length ? tryParse(bytes.toString('utf8', 8, 8 + length)) : undefined
+  if (header === undefined) return undefined
+  mutateMember(header, random)
+  const text = Buffer.from(JSON.stringify(header))
+  const head = Buffer.alloc(8)
+  head.writeBigUInt64LE(BigInt(text.length))
+  return Buffer.concat([head, text, bytes.subarray(8 + length)])
+}
+
+/** `bytes` damaged: half of the JSON files in one member, the others in one to three places. The same for the same seed. */
 export function mutate(bytes: Buffer, seed: number): Buffer {
   const random = new Random(seed)
+  const structured = random.below(2) === 0 ? mutateStructure(bytes, random) : undefined
+  if (structured !== undefined) return structured
   let result = bytes
   for (let i = 0; i <= random.below(3); i++) if (result.length > 0) result = random.pick(MUTATIONS)(result, random)
   return result
