@@ -1,7 +1,7 @@
 import { OctetError } from '@octet-llm/core'
 import fc from 'fast-check'
 import { beforeEach, describe, expect, it } from 'vitest'
-import { Allocator, Pool, sizeClass, type Block, type MemorySource, type QueueProgress } from './allocator.js'
+import { Allocator, sizeClass, type Block, type MemorySource, type Pool, type QueueProgress } from './allocator.js'
 
 const MiB = 1 << 20
 

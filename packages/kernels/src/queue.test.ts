@@ -7,7 +7,7 @@ import { embedding } from './ops/embedding.js'
 import { fill } from './ops/fill.js'
 import { scale } from './ops/scale.js'
 import { Tensor } from './tensor.js'
-import { Queue } from './queue.js'
+import type { Queue } from './queue.js'
 
 let device: Device
 beforeAll(async () => {

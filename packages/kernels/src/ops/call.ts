@@ -1,4 +1,4 @@
-import { OctetError, formatShape, numel, sameShape, type ScaleGranularity, type Shape } from '@octet-llm/core'
+import { OctetError, formatShape, sameShape, type ScaleGranularity, type Shape } from '@octet-llm/core'
 import type { TensorDType } from '../dtype-codes.js'
 import { checkSupport, enqueue, queueFor } from '../enqueue.js'
 import type { OpName } from '../op-table.js'

@@ -5,7 +5,7 @@ import { openDevice, type Device } from '../device.js'
 import type { TensorDType } from '../dtype-codes.js'
 import { OP_NAMES, type OpName } from '../op-table.js'
 import { Tensor } from '../tensor.js'
-import * as ops from './index.js'
+import * as wrappers from './index.js'
 
 let device: Device
 let foreign: Device
@@ -326,7 +326,8 @@ const TABLE: Readonly<Record<OpName, Row>> = {
   },
 }
 
-const run = (op: OpName, options: Options): unknown => (ops[op] as (o: unknown) => unknown)(options)
+const ops = wrappers as unknown as Readonly<Record<OpName, (options: unknown) => unknown>>
+const run = (op: OpName, options: Options): unknown => ops[op](options)
 
 function refusal(fn: () => unknown): OctetError {
   try {
@@ -343,7 +344,7 @@ describe.each(OP_NAMES)('%s', (op) => {
 
   it('takes what fits and makes what it says', async () => {
     const result = run(op, row.good())
-    const tensors = result === undefined ? [] : result instanceof Tensor ? [result] : [(result as ops.QuantizedTensor).data, (result as ops.QuantizedTensor).scaleInv]
+    const tensors = result === undefined ? [] : result instanceof Tensor ? [result] : [(result as wrappers.QuantizedTensor).data, (result as wrappers.QuantizedTensor).scaleInv]
     expect(tensors.map((x) => [x.shape, x.dtype])).toEqual(row.makes ?? [])
     await device.synchronize()
   })
@@ -381,9 +382,9 @@ describe.each(OP_NAMES)('%s', (op) => {
 
 describe('messages', () => {
   it('read as the style says', () => {
-    const error = refusal(() => ops.rmsNorm({ x: t([2, 4096]), weight: t([4095]) }))
+    const error = refusal(() => wrappers.rmsNorm({ x: t([2, 4096]), weight: t([4095]) }))
     expect(error.message).toBe('[rmsNorm] weight: expected [4096], received [4095]')
-    const lead = refusal(() => ops.add({ a: t([2, 3, 4]), b: t([5, 4]) }))
+    const lead = refusal(() => wrappers.add({ a: t([2, 3, 4]), b: t([5, 4]) }))
     expect(lead.message).toBe('[add] b: expected [...(6 in all), 4], received [5, 4]')
   })
 })
