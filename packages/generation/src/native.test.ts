@@ -5,7 +5,7 @@ import { kernelOps } from './engine/kernel-ops.js'
 import { generateTokens, type GenerateTokensOptions } from './generate.js'
 import { buildProcessors } from './processors/index.js'
 import { resolveGenerationConfig } from './config/generation-config.js'
-import { argmax, sampleToken } from './sampling/index.js'
+import { argmax, logSoftmax, sampleToken } from './sampling/index.js'
 import { hashedLogits, type LogitsOf } from './testing/fake-model.test.helper.js'
 import { randomDecoder } from './testing/random-decoder.test.helper.js'
 import { referenceBeams, referenceRow, type ReferenceOptions } from './testing/reference.test.helper.js'
@@ -116,6 +116,10 @@ describe('kernelOps', () => {
     const ops = kernelOps(device)
     const x = Tensor.from(Float32Array.from(rows.flatMap((r) => [...r])), { shape: [rows.length, V], dtype: 'f32', device })
     expect([...await ops.argmax(x)]).toEqual(rows.map((r) => argmax(r)))
+    const logProbs = ops.logSoftmax(x)
+    const values = await logProbs.toFloat32Array()
+    rows.forEach((row, r) => logSoftmax(row).forEach((want, v) => expect(values[r * V + v]).toBeCloseTo(want, 4)))
+    logProbs.dispose()
     const some = ops.gather(x, Int32Array.of(5, 2))
     expect([...await ops.argmax(some)]).toEqual([5, 2].map((r) => argmax(rows[r]!)))
     const draws = rows.map((_, r) => ({ sequence: r % 3 === 0 ? 2 ** 32 - 1 - r : r, position: r * 7 }))

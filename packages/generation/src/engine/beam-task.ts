@@ -1,7 +1,6 @@
 import { philoxUniform } from '@octet-llm/core'
 import { buildProcessors } from '../processors/build.js'
 import type { LogitsProcessor, ProcessorContext } from '../processors/types.js'
-import { logSoftmax } from '../sampling/index.js'
 import { BeamSearch, type BeamCandidate } from './beam-search.js'
 import { applyProcessors, processorOptionsOf, refuseAllBanned, stopRulesOf } from './row-task.js'
 import type { StopDecision, StopRules } from './stopping.js'
@@ -14,7 +13,7 @@ import type { CachedSequence, CacheEdit, DrawPosition, EngineRequest, Outcome, S
 export class BeamTask implements Task {
   readonly maxRows: number
   readonly maxTokens: number
-  readonly selection: Selection = { kind: 'host' }
+  readonly selection: Selection = { kind: 'logProbs' }
   readonly #request: EngineRequest
   readonly #stops: StopRules
   readonly #processors: readonly LogitsProcessor[]
@@ -66,7 +65,7 @@ export class BeamTask implements Task {
     return {}
   }
 
-  async acceptLogits(rows: readonly Float32Array[]): Promise<CacheEdit> {
+  async acceptScores(rows: readonly Float32Array[]): Promise<CacheEdit> {
     const first = this.#sequences.length === 1 && this.maxRows > 1
     const running = this.#search.running
     const scores = rows.map((row, beam) => this.#score(row, running[beam]!.tokens))
@@ -88,10 +87,9 @@ export class BeamTask implements Task {
     if (!this.done) this.#finish('aborted')
   }
 
-  #score(logits: Float32Array, newTokens: readonly number[]): Float32Array {
-    logSoftmax(logits, logits)
-    applyProcessors(this.#processors, logits, this.#context(newTokens))
-    return logits
+  #score(logProbs: Float32Array, newTokens: readonly number[]): Float32Array {
+    if (this.#processors.length > 0) applyProcessors(this.#processors, logProbs, this.#context(newTokens))
+    return logProbs
   }
 
   async #stop({ tokens }: BeamCandidate): Promise<StopDecision | null> {

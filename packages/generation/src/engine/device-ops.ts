@@ -8,6 +8,8 @@ export interface DeviceOps {
   upload(values: Int32Array): Tensor
   /** Rows of x [N, V] as a new tensor [rows.length, V]. */
   gather(x: Tensor, rows: Int32Array): Tensor
+  /** log(softmax) of each row of x [N, V], f32. */
+  logSoftmax(x: Tensor): Tensor
   /** Best index of each row of x [N, V]. */
   argmax(x: Tensor): Promise<Int32Array>
   /** A draw for each row of x [N, V]. */

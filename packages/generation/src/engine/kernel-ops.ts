@@ -1,4 +1,4 @@
-import { argmax, gatherRows, sample, Tensor, type Device } from '@octet-llm/kernels'
+import { argmax, gatherRows, logSoftmax, sample, Tensor, type Device } from '@octet-llm/kernels'
 import type { DeviceOps } from './device-ops.js'
 
 /** Reads a tensor of ids and frees it. */
@@ -23,6 +23,7 @@ export function kernelOps(device: Device): DeviceOps {
         index.dispose()
       }
     },
+    logSoftmax: (x) => logSoftmax({ x }),
     argmax: (x) => take(argmax({ x })),
     sample(x, { temperature, topK, topP, minP }, seed, draws) {
       const sequenceIds = upload(Int32Array.from(draws, (d) => d.sequence))

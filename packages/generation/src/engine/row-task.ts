@@ -75,7 +75,7 @@ export class RowTask implements Task {
     this.#stops = stopRulesOf(request)
     const options = processorOptionsOf(request)
     const device = deviceSelection(request.config, options)
-    if (device === null) this.selection = { kind: 'host' }
+    if (device === null) this.selection = { kind: 'logits' }
     else if (device === 'argmax') this.selection = { kind: 'argmax' }
     else this.selection = { kind: 'sample', sampling: device, seed: request.seed }
     this.#processors = device === null ? buildProcessors(request.config, options) : []
@@ -102,7 +102,7 @@ export class RowTask implements Task {
     return { sequence: this.#request.sequence, position: this.#sequence.ids.length }
   }
 
-  async acceptLogits([scores]: readonly Float32Array[]): Promise<CacheEdit> {
+  async acceptScores([scores]: readonly Float32Array[]): Promise<CacheEdit> {
     applyProcessors(this.#processors, scores!, this.#context())
     refuseAllBanned(maxScore(scores!), this.#sequence.ids.length)
     const id = this.#request.config.doSample ? sampleToken(scores!, { seed: this.#request.seed, ...this.draw }) : argmax(scores!)

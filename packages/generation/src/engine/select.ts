@@ -41,8 +41,8 @@ async function selectGroup<Owner>(ops: DeviceOps, logits: Tensor, group: readonl
   const part = whole ? logits : ops.gather(logits, Int32Array.from(rows))
   try {
     const selection = group[0]!.task.selection
-    if (selection.kind === 'host') {
-      acceptRows(await part.toFloat32Array(), logits.shape[1]!, group, selected)
+    if (selection.kind === 'logits' || selection.kind === 'logProbs') {
+      acceptRows(await readScores(ops, part, selection.kind), logits.shape[1]!, group, selected)
       return
     }
     const ids = await (selection.kind === 'argmax'
@@ -56,10 +56,20 @@ async function selectGroup<Owner>(ops: DeviceOps, logits: Tensor, group: readonl
   }
 }
 
+async function readScores(ops: DeviceOps, logits: Tensor, kind: 'logits' | 'logProbs'): Promise<Float32Array> {
+  if (kind === 'logits') return logits.toFloat32Array()
+  const logProbs = ops.logSoftmax(logits)
+  try {
+    return await logProbs.toFloat32Array()
+  } finally {
+    logProbs.dispose()
+  }
+}
+
 function acceptRows<Owner>(values: Float32Array, vocabSize: number, group: readonly Placed<Owner>[], selected: Selected<Owner>[]): void {
   let next = 0
   for (const { owner, task, rows, place } of group) {
     const own = rows.map(() => values.subarray(next * vocabSize, ++next * vocabSize))
-    selected[place] = { owner, accept: () => task.acceptLogits(own) }
+    selected[place] = { owner, accept: () => task.acceptScores(own) }
   }
 }

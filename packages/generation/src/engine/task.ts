@@ -57,11 +57,12 @@ export interface CacheEdit {
   readonly reorder?: ReadonlyMap<number, number>
 }
 
-/** How the next token is chosen: by a device op, or from scores on the host. */
+/** How the next token is chosen: by a device op, or on the host from logits or log-probabilities. */
 export type Selection =
   | { readonly kind: 'argmax' }
   | { readonly kind: 'sample'; readonly sampling: DeviceSampling; readonly seed: number }
-  | { readonly kind: 'host' }
+  | { readonly kind: 'logits' }
+  | { readonly kind: 'logProbs' }
 
 /** Draw of a device-sampled row. */
 export interface DrawPosition {
@@ -84,8 +85,8 @@ export interface Task {
   readonly draw: DrawPosition
   /** Takes the token that the device chose. */
   acceptToken(id: number): Promise<CacheEdit>
-  /** Takes the logits [V] of each of its sequences, in their order; may overwrite them. */
-  acceptLogits(rows: readonly Float32Array[]): Promise<CacheEdit>
+  /** Takes the logits, or log-probabilities, [V] of each of its sequences, in their order; may overwrite them. */
+  acceptScores(rows: readonly Float32Array[]): Promise<CacheEdit>
   /** Ends it now, with what it has. */
   abort(): void
 }

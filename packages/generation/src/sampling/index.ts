@@ -7,8 +7,26 @@ import { OctetError, philoxUniform } from '@octet-llm/core'
 /** Largest score, or -Infinity when there is none. NaN is never the largest. */
 export function maxScore(scores: Float32Array): number {
   let max = -Infinity
-  for (const s of scores) if (s > max) max = s
+  for (let i = 0; i < scores.length; i++) if (scores[i]! > max) max = scores[i]!
   return max
+}
+
+/** float64 weights of the row at hand, kept between calls: every function here is done with them when it returns. */
+let scratch = new Float64Array(0)
+
+/** exp(s - max) of each score into the scratch, and their sum; NaN scores weigh nothing where `skipNaN` is set. */
+function weigh(scores: Float32Array, max: number, skipNaN: boolean): { weights: Float64Array; total: number } {
+  if (scratch.length < scores.length) scratch = new Float64Array(scores.length)
+  const weights = scratch
+  let total = 0
+  for (let i = 0; i < scores.length; i++) {
+    const s = scores[i]!
+    // A banned token needs no exp; after top-k that is most of the row.
+    const weight = s === -Infinity && max > -Infinity ? 0 : Math.exp(s - max)
+    weights[i] = skipNaN && Number.isNaN(weight) ? 0 : weight
+    total += weights[i]!
+  }
+  return { weights, total }
 }
 
 /** Index of the largest score of [V]; ties go to the lowest index; NaN never wins unless all are NaN (then 0). */
@@ -28,19 +46,15 @@ export function argmax(scores: Float32Array): number {
 
 /** Softmax of [V] in float64, each probability rounded once to float32. All-banned scores give NaN, as in torch. */
 export function softmax(scores: Float32Array, out: Float32Array = new Float32Array(scores.length)): Float32Array {
-  const max = maxScore(scores)
-  let sum = 0
-  for (const s of scores) sum += Math.exp(s - max)
-  for (let i = 0; i < scores.length; i++) out[i] = Math.exp(scores[i]! - max) / sum
+  const { weights, total } = weigh(scores, maxScore(scores), false)
+  for (let i = 0; i < scores.length; i++) out[i] = weights[i]! / total
   return out
 }
 
 /** log(softmax) of [V] in float64, each value rounded once to float32; `out` may be `scores` itself. */
 export function logSoftmax(scores: Float32Array, out: Float32Array = new Float32Array(scores.length)): Float32Array {
   const max = maxScore(scores)
-  let sum = 0
-  for (const s of scores) sum += Math.exp(s - max)
-  const shift = max + Math.log(sum)
+  const shift = max + Math.log(weigh(scores, max, false).total)
   for (let i = 0; i < scores.length; i++) out[i] = scores[i]! - shift
   return out
 }
@@ -65,16 +79,13 @@ function refuseBanned(op: string): never {
 export function sampleInverseCdf(scores: Float32Array, uniform: number): number {
   const max = maxScore(scores)
   if (!Number.isFinite(max)) refuseBanned('sample')
-  let total = 0
-  for (const s of scores) if (s > -Infinity) total += Math.exp(s - max)
+  const { weights, total } = weigh(scores, max, true)
   const target = uniform * total
   let cumulative = 0
   let last = 0
   for (let i = 0; i < scores.length; i++) {
-    if (!(scores[i]! > -Infinity)) continue
-    const weight = Math.exp(scores[i]! - max)
-    if (weight === 0) continue
-    cumulative += weight
+    if (weights[i] === 0) continue
+    cumulative += weights[i]!
     last = i
     if (cumulative > target) return i
   }
@@ -123,6 +134,7 @@ export function sampleWithoutReplacement(scores: Float32Array, count: number, un
 
 /** Indices of the `count` largest of [N], largest first, ties to the lowest index; NaN is left out. */
 export function topIndices(scores: Float32Array, count: number): number[] {
+  if (count <= 0) return []
   // A min-heap of the best so far: a scan of N with few insertions, since count is small beside V.
   const heap: number[] = []
   const worse = (a: number, b: number): boolean => {
@@ -130,15 +142,21 @@ export function topIndices(scores: Float32Array, count: number): number[] {
     const y = scores[b]!
     return x < y || (x === y && a > b)
   }
+  let least = -Infinity
   for (let i = 0; i < scores.length; i++) {
-    if (Number.isNaN(scores[i]!)) continue
+    const s = scores[i]!
     if (heap.length < count) {
+      if (Number.isNaN(s)) continue
       heap.push(i)
       siftUp(heap, worse)
-    } else if (count > 0 && worse(heap[0]!, i)) {
+    } else if (s > least) {
+      // An equal score with a higher index is never better, so `>` decides.
       heap[0] = i
       siftDown(heap, worse)
+    } else {
+      continue
     }
+    least = heap.length < count ? -Infinity : scores[heap[0]!]!
   }
   return heap.sort((a, b) => (worse(b, a) ? -1 : 1))
 }

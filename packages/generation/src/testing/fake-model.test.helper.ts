@@ -9,7 +9,7 @@ import { philox4x32 } from '@octet-llm/core'
 import type { DeviceOps } from '../engine/device-ops.js'
 import { buildProcessors } from '../processors/build.js'
 import { GENERATION_DEFAULTS } from '../config/generation-config.js'
-import { argmax, sampleToken } from '../sampling/index.js'
+import { argmax, logSoftmax, sampleToken } from '../sampling/index.js'
 
 /** Logits of the token that follows `ids`. */
 export type LogitsOf = (ids: readonly number[]) => Float32Array
@@ -219,6 +219,11 @@ export class FakeModel {
         const all = rowsOf(x)
         const data = Float32Array.from([...rows].flatMap((r) => [...all[r]!]))
         return asTensor(new FakeTensor(this.tensors, data, [rows.length, x.shape[1]!]))
+      },
+      logSoftmax: (x) => {
+        this.opCalls.push('logSoftmax')
+        const data = Float32Array.from(rowsOf(x).flatMap((row) => [...logSoftmax(row)]))
+        return asTensor(new FakeTensor(this.tensors, data, x.shape))
       },
       argmax: async (x) => {
         this.opCalls.push('argmax')

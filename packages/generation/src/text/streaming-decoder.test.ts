@@ -42,7 +42,7 @@ describe('StreamingDecoder', () => {
         at += size
       }
       expect(text + decoder.end()).toBe(new TextDecoder('utf-8', { ignoreBOM: true }).decode(whole))
-    }), { numRuns: 1000 })
+    }), { numRuns: 300 })
   })
 })
 
