@@ -10,7 +10,7 @@ const MIN_CMAKE = [3, 20]
 const PROBE = `#include <bit>
 #include <concepts>
 #include <span>
-static_assert(__cplusplus >= 202002L || _MSVC_LANG >= 202002L);
+static_assert(__cplusplus >= 202002L, "C++20");
 template <std::integral T> int bits(T x) { return std::popcount(static_cast<unsigned>(x)); }
 int main() { int a[2] = {1, 2}; std::span<int> s(a); return bits(s[0]) - 1; }
 `
