@@ -169,6 +169,8 @@ describe('Engine', () => {
     expect(refused(request([3], 3, { numBeams: 3 }))).toMatchObject({ code: 'CONTEXT_TOO_LONG', argument: 'numBeams' })
     expect(refused(request([3], 9))).toMatchObject({ code: 'CONTEXT_TOO_LONG', argument: 'pages' })
     expect(refused(request([3], 3, { stopStrings: 'x' }))).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'stopStrings' })
+    expect(refused(request([], 3))).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'tokens.length' })
+    expect(refused(request([3], 0))).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'maxNewTokens' })
     const handle = engine.add(request([3], 8))
     const step = engine.step()
     await expect(engine.step()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })

@@ -116,6 +116,7 @@ export class Engine {
    */
   add(request: EngineRequest): EngineHandle {
     this.#alive('add')
+    checkRequest(request)
     const beams = request.config.numBeams
     const ids = Array.from({ length: beams }, () => this.#nextId++)
     const task = beams > 1 ? new BeamTask(request, ids) : new RowTask(request, ids[0]!)
@@ -271,6 +272,14 @@ export class Engine {
     if (!this.#occupied || this.#live.length > 0 || this.#stepping || this.#disposed) return
     this.#params.reset()
     this.#occupied = false
+  }
+}
+
+/** @throws OctetError `INVALID_ARGUMENT` */
+function checkRequest({ tokens, maxNewTokens }: EngineRequest): void {
+  for (const [argument, value] of Object.entries({ 'tokens.length': tokens.length, maxNewTokens })) {
+    if (Number.isSafeInteger(value) && value >= 1) continue
+    throw new OctetError('INVALID_ARGUMENT', { op: 'Engine.add', argument, expected: 'a whole number of at least 1', received: String(value) })
   }
 }
 
