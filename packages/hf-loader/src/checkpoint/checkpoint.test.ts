@@ -42,6 +42,7 @@ describe('openCheckpoint and assign', () => {
       const sink = new RecordingSink()
       const progress: number[] = []
       const summary = await assign(checkpoint, slots, sink, { tied, onProgress: ({ doneBytes, totalBytes }) => progress.push(doneBytes / totalBytes) })
+      expect(planAssignment(checkpoint, slots, { tied }).tensors.map(({ slot }) => slot.name)).toEqual(sink.names)
       expect(new Set(sink.names)).toEqual(new Set(slots.map((slot) => slot.name)))
       expect(summary).toMatchObject({ tensors: slots.length, ignored: [] })
       expect(progress.at(-1)).toBe(1)

@@ -102,6 +102,7 @@ describe('openSafetensors', () => {
       ['{}'], [' \n\t{} \r\n'], [{ __metadata__: null }], [{ __metadata__: {} }],
       [{ a, b }, seven], [{ b, a }, seven],
       [{ z: tensor('F32', [0, 9], 3, 3), a, b }, seven],
+      [{ a, z: tensor('F32', [0], 0, 0), b }, seven],
       [{ s: tensor('I8', [], 0, 1) }, Uint8Array.from([5])],
       [{ a: { ...a, extra: { deep: [[[{}]]] } } }, seven.subarray(0, 3)],
       ['{"a":{"dtype":"F64","shape":[99],"data_offsets":[0,792]},"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}', seven.subarray(0, 3)],
@@ -187,6 +188,10 @@ describe('openSafetensors', () => {
       await octetError(openSafetensors(await craft('{}', undefined, declared)), 'INVALID_SAFETENSORS', /header length/)
     }
     await octetError(openSafetensors(await craft('{}', undefined, 1n)), 'INVALID_SAFETENSORS')
+    const large = await craft('{}', undefined, 100_000_001n)
+    await truncate(large, 200_000_000)
+    await octetError(openSafetensors(large), 'INVALID_SAFETENSORS', /expected at most 100000000, received 100000001/)
+    await unlink(large)
     for (const length of [0, 7]) {
       const path = temp.path(`short-${length}`)
       await writeFile(path, Buffer.alloc(length))
@@ -296,6 +301,10 @@ describe('writeSafetensors', () => {
       await octetError(writeSafetensors(path, Array.isArray(change) ? change : [{ ...base, ...change }]), 'INVALID_ARGUMENT', message)
       expect(await namesIn(temp.path('clean'))).toEqual([])
     }
+    const endless = function* (): Generator<Uint8Array> {
+      for (;;) yield bytes(4)
+    }
+    await octetError(writeSafetensors(path, [{ ...base, data: endless }]), 'INVALID_ARGUMENT', /at least 12 bytes/)
     await octetError(writeSafetensors(path, [base], { metadata: { a: '\udc00' } }), 'INVALID_ARGUMENT', /well-formed/)
     await octetError(writeSafetensors(path, [base], { metadata: { a: 1 as unknown as string } }), 'INVALID_ARGUMENT', /number/)
     await octetError(writeSafetensors(temp.path('absent', 'x'), [base]), 'FILE_WRITE_FAILED', /ENOENT/)

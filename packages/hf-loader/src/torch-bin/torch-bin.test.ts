@@ -6,6 +6,9 @@ import { caught, failsOnlyWith, fixture, FUZZ_TIMEOUT, fuzzCases, octetError, us
 import { bytes, call, dict, floats, global, int, join, list, orderedDict, pickle, storage, str, tensorV2, torchLegacy, torchZip, tuple, zip, type Piece, type TensorSpec, type ZipSpec } from './build.test-helper.js'
 import { openTorchBin, readTensor, type TorchBinFile } from './index.js'
 import { REFUSED_OPCODES } from './opcodes.js'
+import { PickleTruncated, type PickleList } from './pickle-values.js'
+import { TensorHandlers } from './tensors.js'
+import { Unpickler } from './unpickler.js'
 
 const temp = useTempFolder()
 let files = 0
@@ -67,6 +70,9 @@ describe('the forms of torch.save', () => {
       expect(await values(torchZip(object, six))).toEqual(expected)
       expect(await values(torchLegacy(object, [['0', 6, six[0]]]))).toEqual(expected)
     }
+    const unit = await open(torchZip(x(tensorV2({ length: 6, size: [1, 2, 1, 3], stride: [99, 3, 7, 1] })), six))
+    expect(unit.source('x').strides).toBeUndefined()
+    await unit.close()
     const file = await open(torchZip(x(tensorV2({ length: 6, size: [3, 2], stride: [1, 3] })), six))
     expect(file.tensors.get('x')).toMatchObject({ shape: [3, 2], strides: [1, 3], byteLength: 24 })
     expect([...new Float32Array((await readTensor(file.source('x'))).slice().buffer)]).toEqual([1, 4, 2, 5, 3, 6])
@@ -130,6 +136,7 @@ describe('the forms of torch.save', () => {
     const data = { 0: bytes(0x38, 0xb8, 0x7e, 0) }
     expect(await values(torchZip(x(v3('torch.float8_e4m3fn')), data))).toEqual([1, -1, 448, 0])
     expect(await values(torchZip(x(v3('torch.float8_e5m2', 'N')), { 0: bytes(0x3c, 0xbc, 0x7b, 0) }))).toEqual([1, -1, 57344, 0])
+    await octetError(open(torchZip(x(v3('torch.float8_e4m3fn', dict(str('conj'), '\x88'))), data)), 'INVALID_TORCH_FILE', /negative/)
     await octetError(open(torchZip(x(v3('torch.float32')), data)), 'INVALID_TORCH_FILE', /within the 4 bytes/)
     await octetError(open(torchZip(x(v3('torch.FloatStorage')), data)), 'INVALID_TORCH_FILE', /dtype/)
     await octetError(open(torchZip(x(tensorV2({ storage: 'torch.UntypedStorage' })), data)), 'INVALID_TORCH_FILE', /typed/)
@@ -143,6 +150,20 @@ describe('the forms of torch.save', () => {
     expect(await values(contents)).toEqual([1, 2, 3, 4])
     expect(await values(torchZip(dict(...padding, str('x'), tensorV2())))).toEqual([1, 2, 3, 4])
   })
+})
+
+it('the unpickler reads numbers as Python writes them, however the bytes arrive', () => {
+  const items: [Piece, unknown][] = [
+    [int(0), 0], [int(255), 255], [join('M', bytes(0xff, 0xff)), 65535], [int(-1), -1], [int(2 ** 31 - 1), 2 ** 31 - 1], [int(2n ** 40n), 2 ** 40], [int(-(2n ** 40n)), -(2 ** 40)], [int(2n ** 63n), 2n ** 63n], [bytes(0x8a, 0), 0],
+    [bytes(0x8a, 1, 0x80), -128], [bytes(0x8a, 2, 0x80, 0), 128], [join('G', bytes(0x3f, 0xf8, 0, 0, 0, 0, 0, 0)), 1.5], ['N', null], ['\x88', true], ['\x89', false], [str('ü'), 'ü'],
+  ]
+  const contents = pickle(list(...items.map(([piece]) => piece)))
+  const whole = new Unpickler(0, new TensorHandlers()).run(contents)
+  expect(whole.end).toBe(contents.length)
+  expect((whole.value as PickleList).items).toEqual(items.map(([, value]) => value))
+  const piecemeal = new Unpickler(0, new TensorHandlers())
+  for (let length = 0; length < contents.length; length++) expect(() => piecemeal.run(contents.subarray(0, length))).toThrow(PickleTruncated)
+  expect((piecemeal.run(contents).value as PickleList).items).toEqual(items.map(([, value]) => value))
 })
 
 describe('hostile pickles', () => {
@@ -244,6 +265,7 @@ describe('hostile pickles', () => {
     await octetError(open(torchLegacy(x(tensorV2()), [['0', 4, Buffer.alloc(0)]])), 'INVALID_TORCH_FILE', /within/)
     await octetError(open(torchLegacy(x(tensorV2()), [['9', 4, floats(1, 2, 3, 4)]])), 'INVALID_TORCH_FILE', /"9"/)
     await octetError(open(torchLegacy(x(tensorV2()), [['0', 4, floats(1, 2, 3, 4)], ['0', 4, floats(1, 2, 3, 4)]])), 'INVALID_TORCH_FILE', /twice/)
+    await octetError(open(torchZip(x(tensorV2()), { 0: floats(1, 2, 3, 4, 5) })), 'INVALID_TORCH_FILE', /16 bytes in storage "0", received 20 bytes/)
     await octetError(open(torchZip(x(tensorV2({ key: '7' })))), 'INVALID_TORCH_FILE', /"7"/)
     await octetError(open(torchZip(x(tensorV2({ key: '../data.pkl' })))), 'INVALID_TORCH_FILE', /without it/)
   })
