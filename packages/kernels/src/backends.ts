@@ -1,8 +1,8 @@
 import { OctetError } from '@octet-llm/core'
 import { chooseLevel, defaultThreads, type Isa } from './device.js'
-import { CUDA_GAP } from './manifest.js'
-import { nativeCandidates } from './native.js'
-import { runtime } from './runtime.js'
+import { cudaUnavailable } from './cuda.js'
+import { CUDA_BUILD_COMMAND, nativeCandidates } from './native.js'
+import { cudaRuntime, runtime } from './runtime.js'
 
 /** What this build and machine can run, for `octet doctor`. */
 export interface BackendReport {
@@ -16,12 +16,19 @@ export interface BackendReport {
         readonly threads: number
       }
     | { readonly available: false; readonly reason: string; readonly hint: string }
-  readonly cuda: { readonly available: false; readonly reason: string }
+  readonly cuda:
+    | {
+        readonly available: true
+        readonly devices: readonly { readonly name: string; readonly device: string; readonly computeCapability: readonly [number, number]; readonly totalBytes: number }[]
+        readonly driver: string
+        readonly cublasLt: { readonly path: string; readonly version: number } | null
+      }
+    | { readonly available: false; readonly reason: string; readonly hint: string }
 }
 
 /** Describes every backend and the choice that `openDevice('auto')` makes. Never throws: a failure becomes a reason. */
 export function describeBackends(): BackendReport {
-  const cuda = { available: false, reason: CUDA_GAP } as const
+  const cuda = describeCuda()
   try {
     const { levels } = runtime().native.describe()
     const chosen = chooseLevel(levels, 'auto')
@@ -41,6 +48,19 @@ export function describeBackends(): BackendReport {
   } catch (error) {
     if (!OctetError.is(error)) throw error
     return { cpu: { available: false, reason: error.message, hint: error.hint ?? `looked for ${nativeCandidates().join(' and ')}` }, cuda }
+  }
+}
+
+function describeCuda(): BackendReport['cuda'] {
+  const reason = cudaUnavailable()
+  if (reason !== null) return { available: false, reason, hint: `needs an NVIDIA driver and the CUDA binary (${CUDA_BUILD_COMMAND} in a checkout)` }
+  const { native } = cudaRuntime()
+  const { levels, driverVersion = 0 } = native.describe()
+  return {
+    available: true,
+    devices: levels.map((level, i) => ({ name: `cuda:${i}`, device: level.device ?? level.name, computeCapability: level.computeCapability ?? [0, 0], totalBytes: level.totalBytes ?? 0 })),
+    driver: `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`,
+    cublasLt: native.libraries(0).cublasLt,
   }
 }
 

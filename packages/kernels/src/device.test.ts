@@ -162,8 +162,8 @@ describe('the manifest', () => {
 describe('describeBackends', () => {
   it('says what would be chosen and why', async () => {
     const report = describeBackends()
-    expect(report.cuda).toMatchObject({ available: false })
-    expect(report.cuda.reason).not.toBe('')
+    if (report.cuda.available) expect(report.cuda.devices.length).toBeGreaterThan(0)
+    else expect(report.cuda.reason).not.toBe('')
     if (!report.cpu.available) throw new Error(report.cpu.reason)
     const { chosen, levels, threads } = report.cpu
     const device = await openDevice()

@@ -6,7 +6,8 @@ import type { Graph } from './graph.js'
 import type { NativeLevel } from './native.js'
 import { OP_INDEX, OP_NAMES, type OpName } from './op-table.js'
 import { Queue } from './queue.js'
-import { runtime, type Runtime } from './runtime.js'
+import { cudaCapability, cudaLevel } from './cuda.js'
+import { cudaRuntime, runtime, type Runtime } from './runtime.js'
 
 /** CPU instruction-set levels, lowest first; a build has those of its processor family. */
 export type Isa = 'baseline' | 'avx2' | 'avx512' | 'avx512bf16' | 'neon'
@@ -22,6 +23,16 @@ export interface DeviceOptions {
   readonly memoryLimit?: number
 }
 
+/** What tells one kind of device from another. */
+interface DeviceIdentity {
+  readonly name: string
+  readonly capability: DeviceCapability
+  /** The kernel variant an op (by number) ran last, or ''. */
+  readonly variant: (op: number) => string
+}
+
+const CPU: DeviceIdentity = { name: 'cpu', capability: { kind: 'cpu', computeCapability: null, cudaVersion: null, cublasLtVersion: null }, variant: () => '' }
+
 /** Threads that serve file reads beside the compute queues. */
 const LOAD_THREADS = 4
 const MAX_THREADS = 1024
@@ -31,14 +42,14 @@ const MAX_THREADS = 1024
  * Open with {@link openDevice}, close with `dispose()`.
  */
 export class Device {
-  readonly kind: 'cpu' | 'cuda' = 'cpu'
+  readonly kind: 'cpu' | 'cuda'
   /** `cpu`, or `cuda:0`. */
-  readonly name: string = 'cpu'
-  /** The chosen level, e.g. `avx512bf16`. */
-  readonly isa: Isa
+  readonly name: string
+  /** The chosen level: an instruction set, e.g. `avx512bf16`, or a GPU's architecture, e.g. `sm_90`. */
+  readonly isa: Isa | `sm_${number}`
   /** Threads of each queue. */
   readonly threads: number
-  readonly capability: DeviceCapability = { kind: 'cpu', computeCapability: null, cudaVersion: null, cublasLtVersion: null }
+  readonly capability: DeviceCapability
   /** The queue that ops use unless told otherwise. */
   readonly queue: Queue
   /** @internal */
@@ -47,6 +58,7 @@ export class Device {
   capturing: Graph<unknown> | null = null
   readonly #runtime: Runtime
   readonly #level: number
+  readonly #variant: (op: number) => string
   readonly #levelOps: readonly boolean[]
   readonly #spinMicros: number
   readonly #queues = new Set<Queue>()
@@ -55,10 +67,14 @@ export class Device {
   #disposal: Promise<void> | null = null
 
   /** @internal Use {@link openDevice}. */
-  constructor(shared: Runtime, level: number, levels: readonly NativeLevel[], options: Required<Omit<DeviceOptions, 'isa'>>) {
+  constructor(identity: DeviceIdentity, shared: Runtime, level: number, levels: readonly NativeLevel[], options: Required<Omit<DeviceOptions, 'isa'>>) {
+    this.kind = identity.capability.kind
+    this.name = identity.name
+    this.capability = identity.capability
+    this.#variant = identity.variant
     this.#runtime = shared
     this.#level = level
-    this.isa = levels[level]!.name as Isa
+    this.isa = levels[level]!.name as Device['isa']
     this.#levelOps = levels[level]!.ops
     this.threads = options.threads
     this.#spinMicros = options.spinMicros
@@ -66,13 +82,13 @@ export class Device {
     this.allocator = new Allocator(
       {
         reserve: (bytes) => {
-          const address = native.reserve(bytes)
+          const address = native.reserve(level, bytes)
           if (address !== 0) this.#reserved.add(address)
           return address
         },
         release: (address) => {
           this.#reserved.delete(address)
-          native.release(address)
+          native.release(level, address)
         },
       },
       options.memoryLimit,
@@ -116,7 +132,7 @@ export class Device {
 
   /** The kernel variant that each op runs on this device; `none` marks an op it lacks. */
   kernels(): Record<OpName, string> {
-    return Object.fromEntries(OP_NAMES.map((name, i) => [name, this.#levelOps[i] ? this.isa : 'none'])) as Record<OpName, string>
+    return Object.fromEntries(OP_NAMES.map((name, i) => [name, this.#levelOps[i] ? this.#variant(i) || this.isa : 'none'])) as Record<OpName, string>
   }
 
   /** Whether this device has a kernel for the op. */
@@ -164,7 +180,7 @@ export class Device {
 
   async #close(): Promise<void> {
     await Promise.all([...this.#queues].map((queue) => queue.close()))
-    for (const address of this.#reserved) this.#runtime.native.release(address)
+    for (const address of this.#reserved) this.#runtime.native.release(this.#level, address)
     this.#reserved.clear()
   }
 
@@ -180,24 +196,27 @@ export class Device {
 }
 
 /**
- * Opens a device. `auto` (default) and `cpu` open the CPU; CUDA is refused with the reason.
+ * Opens a device. `auto` (default) takes the first GPU where the CUDA binary and a driver are there, else the CPU;
+ * `describeBackends` tells why. `isa` and `threads` concern the CPU alone.
  * @throws OctetError `DEVICE_NOT_FOUND`, `INVALID_ARGUMENT`, `NATIVE_NOT_FOUND`, `ABI_MISMATCH`, `DUPLICATE_KERNELS`.
  */
 export async function openDevice(name: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` = 'auto', options: DeviceOptions = {}): Promise<Device> {
-  if (/^cuda(:\d+)?$/.test(name)) {
-    throw new OctetError('DEVICE_NOT_FOUND', { op: 'openDevice', argument: 'name', expected: 'cpu (this build has no CUDA backend)', received: name, hint: "use 'cpu' or 'auto'" })
-  }
-  if (name !== 'auto' && name !== 'cpu') {
+  if (name !== 'auto' && name !== 'cpu' && !/^cuda(:\d+)?$/.test(name)) {
     throw new OctetError('INVALID_ARGUMENT', { op: 'openDevice', argument: 'name', expected: "'auto', 'cpu', 'cuda' or 'cuda:<index>'", received: String(name) })
+  }
+  const spinMicros = whole(options.spinMicros ?? 50, 'spinMicros', 0, 1_000_000)
+  const threads = whole(options.threads ?? defaultThreads(), 'threads', 1, MAX_THREADS)
+  const memory = options.memoryLimit === undefined ? undefined : whole(options.memoryLimit, 'memoryLimit', 1, Number.MAX_SAFE_INTEGER)
+  const gpu = name === 'cpu' || (name === 'auto' && options.isa !== undefined) ? null : cudaLevel(name)
+  if (gpu !== null) {
+    const shared = cudaRuntime()
+    const { levels } = shared.native.describe()
+    const identity = { name: `cuda:${gpu}`, capability: cudaCapability(gpu), variant: (op: number) => shared.native.chosen(op) }
+    return new Device(identity, shared, gpu, levels, { threads: 1, spinMicros, memoryLimit: memory ?? levels[gpu]!.totalBytes! })
   }
   const shared = runtime()
   const { levels } = shared.native.describe()
-  const level = chooseLevel(levels, options.isa ?? 'auto')
-  return new Device(shared, level, levels, {
-    threads: whole(options.threads ?? defaultThreads(), 'threads', 1, MAX_THREADS),
-    spinMicros: whole(options.spinMicros ?? 50, 'spinMicros', 0, 1_000_000),
-    memoryLimit: whole(options.memoryLimit ?? machineMemory(), 'memoryLimit', 1, Number.MAX_SAFE_INTEGER),
-  })
+  return new Device(CPU, shared, chooseLevel(levels, options.isa ?? 'auto'), levels, { threads, spinMicros, memoryLimit: memory ?? machineMemory() })
 }
 
 /** The CPU levels of this build, lowest first, and whether this CPU runs them. */

@@ -12,6 +12,7 @@ const MEANING: Readonly<Record<Exclude<StatusName, 'ok'>, { code: ErrorCode; tex
   io_error: { code: 'FILE_NOT_FOUND', text: 'could not read its file', hint: 'check the disk and that the file is still open' },
   short_read: { code: 'FILE_CHANGED', text: 'reached the end of its file early', hint: 'the file became shorter while it was read: download or copy it again' },
   out_of_memory: { code: 'OUT_OF_MEMORY', text: 'found no memory for its scratch', hint: 'free memory or use smaller batches' },
+  device_lost: { code: 'DEVICE_LOST', text: 'failed on the device, which refuses further work', hint: 'dispose the device and open it again, in a new process if that fails' },
   internal: { code: 'INTERNAL', text: 'failed inside its kernel', hint: 'please report it' },
 }
 

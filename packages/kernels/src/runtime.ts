@@ -1,6 +1,6 @@
 import { OctetError } from '@octet-llm/core'
 import { Completions } from './completions.js'
-import { loadNative, type NativeBinding } from './native.js'
+import { loadCuda, loadNative, type CudaBinding, type NativeBinding } from './native.js'
 
 /** Words of the enqueue scratch (native/runtime/addon.h): op, counts, 16 tensors of 9 words, 24 attributes. */
 export const SCRATCH = { header: 3, tensor: 9, maxTensors: 16, maxAttrs: 24, length: 3 + 16 * 9 + 24 } as const
@@ -30,15 +30,24 @@ export function claimThread(url: string, registry: Record<symbol, unknown> = glo
   registry[COPY] = url
 }
 
-let current: Runtime | undefined
+const loaded: { cpu?: Runtime; cuda?: Runtime & { readonly native: CudaBinding } } = {}
 
-/** Loads the addon on first use. */
-export function runtime(): Runtime {
-  if (current !== undefined) return current
-  claimThread(new URL('.', import.meta.url).href)
-  const native = loadNative()
+function start<N extends NativeBinding>(native: N): Runtime & { readonly native: N } {
   const scratch = new Float64Array(SCRATCH.length)
   native.setScratch(scratch)
-  current = { native, scratch, completions: new Completions(native) }
-  return current
+  return { native, scratch, completions: new Completions(native) }
+}
+
+/** Loads the CPU addon on first use. */
+export function runtime(): Runtime {
+  claimThread(new URL('.', import.meta.url).href)
+  loaded.cpu ??= start(loadNative())
+  return loaded.cpu
+}
+
+/** Loads the CUDA addon on first use. @throws as loadCuda */
+export function cudaRuntime(): Runtime & { readonly native: CudaBinding } {
+  claimThread(new URL('.', import.meta.url).href)
+  loaded.cuda ??= start(loadCuda())
+  return loaded.cuda
 }

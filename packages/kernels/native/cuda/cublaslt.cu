@@ -15,7 +15,7 @@ namespace octet::cuda {
 using Handle = void*;
 using Opaque = void*;
 constexpr int kCompute32f = 68, kR32f = 0;
-constexpr int kDescTransA = 3, kDescTransB = 4, kDescEpilogue = 7, kDescBiasPointer = 8, kDescScaleA = 17, kDescScaleB = 18, kDescFastAccum = 25,
+constexpr int kDescTransA = 3, kDescEpilogue = 7, kDescBiasPointer = 8, kDescScaleA = 17, kDescScaleB = 18, kDescFastAccum = 25,
               kDescBiasType = 26, kDescScaleModeA = 31, kDescScaleModeB = 32;
 constexpr int kEpilogueBias = 4, kPreferWorkspace = 1, kOpT = 1;
 

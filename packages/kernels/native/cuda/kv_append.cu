@@ -12,7 +12,7 @@ namespace octet::cuda {
 template <class X, class C>
 __global__ void __launch_bounds__(kHeadWarps * 32)
     kv_append(Rows<const X> k, Rows<const X> v, PagedCache kc, PagedCache vc, PageTable table, const int32_t* row_of, const int32_t* positions, int64_t tokens, int heads, HeadShape s, int32_t* fault) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kHeadWarps) + (threadIdx.x >> 5);
+  const uint32_t i = blockIdx.x * kHeadWarps + (threadIdx.x >> 5);  // 32 bits: a 64-bit division is a call that spills
   if (i >= tokens * heads * 2) return;
   const int64_t t = i / (heads * 2);
   const int h = static_cast<int>(i % (heads * 2));

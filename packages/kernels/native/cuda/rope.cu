@@ -11,7 +11,7 @@ namespace octet::cuda {
 template <class X, class Y>
 __global__ void __launch_bounds__(kHeadWarps * 32)
     rope(Rows<const X> x, const int32_t* positions, Rows<const float> cosine, Rows<const float> sine, int64_t angles, Rows<Y> out, int64_t tokens, int heads, HeadShape s, HeadNorm norm, int32_t* fault) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kHeadWarps) + (threadIdx.x >> 5);
+  const uint32_t i = blockIdx.x * kHeadWarps + (threadIdx.x >> 5);  // 32 bits: a 64-bit division is a call that spills
   if (i >= tokens * heads) return;
   const int64_t t = i / heads, column = i % heads * s.d, p = positions[t];
   if (p < 0 || p >= angles) {

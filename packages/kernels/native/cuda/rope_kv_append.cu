@@ -20,7 +20,7 @@ template <class X, class Y, class C>
 __global__ void __launch_bounds__(kHeadWarps * 32)
     rope_kv_append(Rows<const X> qkv, Angles angles, Rows<Y> q_out, PagedCache kc, PagedCache vc, PageTable table, const int32_t* row_of, const int32_t* cache_positions, int64_t tokens, int heads, int kv_heads, HeadShape s, HeadNorm q_norm, HeadNorm k_norm, int32_t* fault) {
   const int all = heads + 2 * kv_heads;
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kHeadWarps) + (threadIdx.x >> 5);
+  const uint32_t i = blockIdx.x * kHeadWarps + (threadIdx.x >> 5);  // 32 bits: a 64-bit division is a call that spills
   if (i >= tokens * all) return;
   const int64_t t = i / all, slot = cache_positions[t];
   const int h = static_cast<int>(i % all);

@@ -2,20 +2,11 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <system_error>
 
-#include "levels.h"
 
 namespace octet {
 
 namespace {
-
-constexpr const char* kOpNames[] = {
-#define X(name) #name,
-#include "octet/ops.def"
-#undef X
-};
-constexpr size_t kOpCount = std::size(kOpNames);
 
 // FNV-1a of the names, each followed by a comma; src/op-table.ts computes the same.
 uint32_t op_table_hash() {
@@ -42,7 +33,7 @@ template <class T> const std::shared_ptr<T>& shared(const Napi::Value& v) {
   return *v.As<Napi::External<std::shared_ptr<T>>>().Data();
 }
 
-template <class Record> void push_record(Queue* queue, const Record& record) {
+template <class Record> void push_record(CommandQueue* queue, const Record& record) {
   queue->push(sizeof(Record), [&](uint8_t* p) { std::memcpy(p, &record, sizeof record); });
 }
 
@@ -51,7 +42,7 @@ constexpr const char* kGone = "the queue was destroyed";
 
 }  // namespace
 
-Addon::Addon(Napi::Env env, Napi::Object exports) {
+Addon::Addon(Napi::Env env, Napi::Object exports) : backend_(make_backend()) {
   DefineAddon(exports, {
     InstanceMethod<&Addon::Describe>("describe"),
     InstanceMethod<&Addon::SetScratch>("setScratch"),
@@ -74,10 +65,11 @@ Addon::Addon(Napi::Env env, Napi::Object exports) {
     InstanceMethod<&Addon::Replay>("replay"),
     InstanceMethod<&Addon::Reserve>("reserve"),
     InstanceMethod<&Addon::Release>("release"),
-    InstanceMethod<&Addon::ReadProbe>("readProbe"),
   });
   napi_value enqueue;
   if (napi_create_function(env, "enqueue", NAPI_AUTO_LENGTH, Enqueue, this, &enqueue) == napi_ok) exports.Set("enqueue", enqueue);
+
+  backend_->extend(env, exports);
 
   wake_ = Wake::New(env, "octet", 0, 1, this);
   wake_.Unref(env);
@@ -188,61 +180,47 @@ napi_value Addon::Enqueue(napi_env env, napi_callback_info info) {
 
 // ---- queues ----
 
-Queue* Addon::queue(const Napi::CallbackInfo& info) {
-  Queue* const q = slot(info[0]).queue.get();
+CommandQueue* Addon::queue(const Napi::CallbackInfo& info) {
+  CommandQueue* const q = slot(info[0]).queue.get();
   if (q == nullptr) Napi::Error::New(info.Env(), kGone).ThrowAsJavaScriptException();
   return q;
 }
 
-// describe() -> { opHash, opCount, levels: [{ name, supported, ops: boolean[] }] }
+// describe() -> { opHash, opCount, levels: [{ name, supported, ops: boolean[] }] } and what the backend adds
 Napi::Value Addon::Describe(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  auto list = Napi::Array::New(env);
-  for (const Level& level : levels()) {
-    auto ops = Napi::Array::New(env, kOpCount);
-    for (uint32_t i = 0; i < kOpCount; ++i) ops[i] = Napi::Boolean::New(env, level.table[i] != nullptr);
-    auto row = Napi::Object::New(env);
-    row["name"] = Napi::String::New(env, level.name);
-    row["supported"] = Napi::Boolean::New(env, level.supported());
-    row["ops"] = ops;
-    list[list.Length()] = row;
-  }
   auto out = Napi::Object::New(env);
   out["opHash"] = Napi::Number::New(env, op_table_hash());
-  out["opCount"] = Napi::Number::New(env, static_cast<double>(kOpCount));
-  out["levels"] = list;
+  out["opCount"] = Napi::Number::New(env, kOpCount);
+  backend_->describe(env, out);
   return out;
 }
 
 // createQueue(level index, threads, spin micros) -> id, or -1 when the system starts no more threads
 Napi::Value Addon::CreateQueue(const Napi::CallbackInfo& info) {
-  const Level& level = levels()[static_cast<size_t>(integer(info[0]))];
-  const QueueOptions options{level.table, static_cast<int>(integer(info[1])), static_cast<int>(integer(info[2]))};
-  try {
-    queues_.push_back({std::make_unique<Queue>(options, *this), nullptr});
-  } catch (const std::system_error&) {
-    return Napi::Number::New(info.Env(), -1);
-  }
+  auto queue = backend_->create_queue(static_cast<int>(integer(info[0])), static_cast<int>(integer(info[1])), static_cast<int>(integer(info[2])), *this);
+  if (queue == nullptr) return Napi::Number::New(info.Env(), -1);
+  queues_.push_back({std::move(queue), nullptr});
   return Napi::Number::New(info.Env(), static_cast<double>(queues_.size() - 1));
 }
 
 void Addon::DestroyQueue(const Napi::CallbackInfo& info) { slot(info[0]).queue.reset(); }
 
 Napi::Value Addon::Completed(const Napi::CallbackInfo& info) {
-  Queue* const q = queue(info);
+  CommandQueue* const q = queue(info);
   return Napi::Number::New(info.Env(), q != nullptr ? static_cast<double>(q->completed()) : 0);
 }
 
 void Addon::Mark(const Napi::CallbackInfo& info) {
-  if (Queue* q = queue(info)) push_record(q, Header{Kind::mark, sizeof(Header), ticket(info[1])});
+  if (CommandQueue* q = queue(info)) push_record(q, Header{Kind::mark, sizeof(Header), ticket(info[1])});
 }
 
 void Addon::ClearFailure(const Napi::CallbackInfo& info) {
-  if (Queue* q = queue(info)) push_record(q, Header{Kind::clear, sizeof(Header), 0});
+  if (CommandQueue* q = queue(info)) push_record(q, Header{Kind::clear, sizeof(Header), 0});
 }
 
 Napi::Value Addon::Record(const Napi::CallbackInfo& info) {
-  Queue* const q = queue(info);
+  CommandQueue* const q = queue(info);
   if (q == nullptr) return info.Env().Undefined();
   auto event = std::make_shared<Event>();
   push_record(q, EventRecord{{Kind::record, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(event), false});
@@ -251,7 +229,7 @@ Napi::Value Addon::Record(const Napi::CallbackInfo& info) {
 
 // wait(queue, event, inherit): `inherit` makes a failure of the event's queue this queue's too.
 void Addon::Wait(const Napi::CallbackInfo& info) {
-  Queue* const q = queue(info);
+  CommandQueue* const q = queue(info);
   if (q == nullptr) return;
   push_record(q, EventRecord{{Kind::wait, sizeof(EventRecord), 0}, new std::shared_ptr<Event>(shared<Event>(info[1])),
                           info[2].As<Napi::Boolean>().Value()});
@@ -266,7 +244,7 @@ Napi::Value Addon::EventDone(const Napi::CallbackInfo& info) {
 // copyIn(queue, address, rows, rowBytes, strideBytes, Uint8Array): the bytes are copied now and land in queue order.
 // Returns false when no memory is left to hold them meanwhile.
 Napi::Value Addon::CopyIn(const Napi::CallbackInfo& info) {
-  Queue* const q = queue(info);
+  CommandQueue* const q = queue(info);
   if (q == nullptr) return info.Env().Undefined();
   const auto source = info[5].As<Napi::Uint8Array>();
   const size_t n = source.ByteLength();
@@ -289,7 +267,7 @@ Napi::Value Addon::CopyIn(const Napi::CallbackInfo& info) {
 
 // copyOut(queue, address, rows, rowBytes, strideBytes, Uint8Array): the caller keeps the array alive until a later mark.
 void Addon::CopyOut(const Napi::CallbackInfo& info) {
-  Queue* const q = queue(info);
+  CommandQueue* const q = queue(info);
   if (q == nullptr) return;
   auto target = info[5].As<Napi::Uint8Array>();
   push_record(q, CopyRecord{{Kind::copy_out, sizeof(CopyRecord), 0}, address(info[1]), target.Data(),
@@ -298,7 +276,7 @@ void Addon::CopyOut(const Napi::CallbackInfo& info) {
 
 // repack(queue, source address, target address, item bytes, shape, element strides)
 void Addon::Repack(const Napi::CallbackInfo& info) {
-  Queue* const q = queue(info);
+  CommandQueue* const q = queue(info);
   if (q == nullptr) return;
   const auto shape = info[4].As<Napi::Array>(), strides = info[5].As<Napi::Array>();
   RepackRecord record{{Kind::repack, sizeof(RepackRecord), 0}, address(info[1]), address(info[2]),
@@ -310,40 +288,13 @@ void Addon::Repack(const Napi::CallbackInfo& info) {
   push_record(q, record);
 }
 
+// reserve(level index, bytes) -> address, 0 when refused
 Napi::Value Addon::Reserve(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(reinterpret_cast<uintptr_t>(memory_.reserve(static_cast<size_t>(number(info[0]))))));
+  void* const block = backend_->reserve(static_cast<int>(integer(info[0])), static_cast<size_t>(number(info[1])));
+  return Napi::Number::New(info.Env(), static_cast<double>(reinterpret_cast<uintptr_t>(block)));
 }
 
-void Addon::Release(const Napi::CallbackInfo& info) { memory_.release(address(info[0])); }
-
-namespace {
-// The probe blocks for seconds, so it runs on a thread of libuv's pool.
-class ProbeWorker final : public Napi::AsyncWorker {
- public:
-  ProbeWorker(Napi::Env env, const Level& level, int threads, size_t bytes, int repeats)
-      : AsyncWorker(env), deferred_(env), level_(level), threads_(threads), bytes_(bytes), repeats_(repeats) {}
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
- private:
-  void Execute() override { rate_ = level_.read_probe(threads_, bytes_, repeats_); }
-  void OnOK() override { deferred_.Resolve(Napi::Number::New(Env(), rate_)); }
-
-  Napi::Promise::Deferred deferred_;
-  const Level& level_;
-  int threads_;
-  size_t bytes_;
-  int repeats_;
-  double rate_ = 0;
-};
-}  // namespace
-
-// readProbe(level, threads, bytes, repeats) -> Promise of 10^9 bytes per second
-Napi::Value Addon::ReadProbe(const Napi::CallbackInfo& info) {
-  auto* worker = new ProbeWorker(info.Env(), levels()[static_cast<size_t>(integer(info[0]))], static_cast<int>(integer(info[1])),
-                                 static_cast<size_t>(number(info[2])), static_cast<int>(integer(info[3])));
-  worker->Queue();
-  return worker->promise();
-}
+void Addon::Release(const Napi::CallbackInfo& info) { backend_->release(static_cast<int>(integer(info[0])), address(info[1])); }
 
 // ---- graphs ----
 
@@ -356,7 +307,7 @@ Napi::Value Addon::EndCapture(const Napi::CallbackInfo& info) {
 }
 
 void Addon::Replay(const Napi::CallbackInfo& info) {
-  Queue* const q = queue(info);
+  CommandQueue* const q = queue(info);
   if (q == nullptr) return;
   push_record(q, ReplayRecord{{Kind::replay, sizeof(ReplayRecord), 0}, new std::shared_ptr<GraphData>(shared<GraphData>(info[1]))});
 }

@@ -6,8 +6,7 @@
 
 #include <napi.h>
 
-#include "memory.h"
-#include "queue.h"
+#include "backend.h"
 
 namespace octet {
 
@@ -17,7 +16,7 @@ class Addon final : public Napi::Addon<Addon>, public CompletionSink {
 
  private:
   struct QueueSlot {
-    std::unique_ptr<Queue> queue;
+    std::unique_ptr<CommandQueue> queue;
     std::shared_ptr<GraphData> capture;  // set while ops are recorded instead of run
   };
 
@@ -50,11 +49,10 @@ class Addon final : public Napi::Addon<Addon>, public CompletionSink {
   void Replay(const Napi::CallbackInfo& info);
   Napi::Value Reserve(const Napi::CallbackInfo& info);
   void Release(const Napi::CallbackInfo& info);
-  Napi::Value ReadProbe(const Napi::CallbackInfo& info);
 
   QueueSlot& slot(const Napi::Value& id) { return queues_[id.As<Napi::Number>().Uint32Value()]; }
   // The queue of the first argument; for one that was destroyed, nullptr and a pending JavaScript error.
-  Queue* queue(const Napi::CallbackInfo& info);
+  CommandQueue* queue(const Napi::CallbackInfo& info);
   void post(const Completion& completion) override;
   void drain(Napi::Env env);
   void shutdown();
@@ -62,8 +60,8 @@ class Addon final : public Napi::Addon<Addon>, public CompletionSink {
   static void CallJs(Napi::Env env, Napi::Function callback, Addon* self, void* data);
   using Wake = Napi::TypedThreadSafeFunction<Addon, void, CallJs>;
 
+  const std::unique_ptr<Backend> backend_;
   std::vector<QueueSlot> queues_;
-  Memory memory_;
   Napi::Reference<Napi::Float64Array> scratch_owner_;
   const double* scratch_ = nullptr;
   Napi::FunctionReference on_complete_;

@@ -70,12 +70,13 @@ struct Failure {
   uint64_t sequence = 0;  // of the command on its queue
 };
 
-// A point in a queue's order, set once by the worker that reaches it. Bit 0 of `word`: reached. Bit 1: a waiter was told
-// to look again (its queue is being cancelled).
+// A point in a queue's order, set once by the queue that reaches it. Bit 0 of `word`: reached. Bit 1: a waiter was told
+// to look again (its queue is being cancelled). Bit 2: handed to the device, which other queues of it may wait for.
 struct Event {
-  static constexpr uint32_t kDone = 1, kPoked = 2;
+  static constexpr uint32_t kDone = 1, kPoked = 2, kIssued = 4;
   Word word{0};
-  Failure failure;  // of the recording queue; read after kDone
+  Failure failure;  // of the recording queue; read after kDone or kIssued
+  std::shared_ptr<void> backend;  // the device's own event, read after kIssued; null on the CPU
 
   bool done() const { return (word.load(std::memory_order_acquire) & kDone) != 0; }
   void set(uint32_t bit) {
@@ -87,6 +88,7 @@ struct Event {
 // The recorded op commands of a capture.
 struct GraphData {
   std::vector<uint8_t> records;
+  std::shared_ptr<void> backend;  // the device's own graph, made by the first replay on the worker's thread; null on the CPU
 };
 
 class CommandStream {

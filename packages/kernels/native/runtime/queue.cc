@@ -44,43 +44,11 @@ void ScratchArena::reset() {
 }
 
 Queue::Queue(const QueueOptions& options, CompletionSink& sink)
-    : table_(options.table), sink_(sink), pool_(options.threads, options.spin_micros) {
-  worker_ = std::thread([this, spin = options.spin_micros] {
-    uint32_t taken = 0;
-    for (;;) {
-      const auto ready = [&] { return stream_.published.load(std::memory_order_acquire) != taken; };
-      if (!spin_until(ready, spin)) {
-        sleeping_.store(true);
-        while (stream_.published.load() == taken) park(stream_.published, taken);
-        sleeping_.store(false);
-      }
-      const Header* const header = stream_.front();
-      const bool quit = header->kind == Kind::quit;
-      if (cancelled()) {
-        discard(header);
-      } else {
-        execute(header);
-      }
-      stream_.pop(header);
-      ++taken;
-      ++sequence_;
-      completed_.store(sequence_, std::memory_order_release);
-      if (quit) return;
-    }
-  });
+    : CommandQueue(sink, options.spin_micros), table_(options.table), pool_(options.threads, options.spin_micros) {
+  start();
 }
 
-Queue::~Queue() {
-  cancel();
-  push(sizeof(Header), [](uint8_t* p) { *reinterpret_cast<Header*>(p) = {Kind::quit, sizeof(Header), 0}; });
-  worker_.join();
-}
-
-void Queue::cancel() {
-  cancelled_.store(true);
-  const std::lock_guard lock(waiting_mutex_);
-  if (waiting_on_ != nullptr) waiting_on_->set(Event::kPoked);
-}
+Queue::~Queue() { stop(); }
 
 void Queue::execute(const Header* header) {
   switch (header->kind) {
@@ -101,18 +69,18 @@ void Queue::execute(const Header* header) {
     case Kind::record: {
       const auto* slot = reinterpret_cast<const EventRecord*>(header)->event;
       (*slot)->failure = failure_;
-      (*slot)->set(Event::kDone);
+      (*slot)->set(Event::kDone | Event::kIssued);
       delete slot;
       return;
     }
     case Kind::wait: {
       const auto* record = reinterpret_cast<const EventRecord*>(header);
       const auto* slot = record->event;
-      wait(*slot);
+      wait_for(**slot, Event::kDone);
       const Failure& theirs = (*slot)->failure;
       // The place is this queue's own: its reports and clears go by it.
       if (record->inherit && (*slot)->done() && theirs.status != Status::ok && failure_.status == Status::ok) {
-        failure_ = {theirs.status, theirs.op, sequence_};
+        failure_ = {theirs.status, theirs.op, sequence()};
       }
       delete slot;
       return;
@@ -131,7 +99,7 @@ void Queue::execute(const Header* header) {
       failure_ = {};
       return;
     case Kind::mark:
-      report(header->ticket, failure_);
+      report_running(header->ticket, failure_);
       return;
     case Kind::quit:
     case Kind::next_block:
@@ -139,55 +107,18 @@ void Queue::execute(const Header* header) {
   }
 }
 
-void Queue::discard(const Header* header) {
-  switch (header->kind) {
-    case Kind::copy_in:
-      std::free(reinterpret_cast<const CopyRecord*>(header)->host);
-      return;
-    case Kind::record: {
-      const auto* slot = reinterpret_cast<const EventRecord*>(header)->event;
-      (*slot)->failure = {Status::cancelled, -1, sequence_};
-      (*slot)->set(Event::kDone);
-      delete slot;
-      return;
-    }
-    case Kind::wait:
-      delete reinterpret_cast<const EventRecord*>(header)->event;
-      return;
-    case Kind::replay:
-      delete reinterpret_cast<const ReplayRecord*>(header)->graph;
-      return;
-    default:
-      return;
-  }
-}
-
-void Queue::report(uint64_t ticket, const Failure& failure) {
-  // First, so that whoever is told finds the command counted as done.
-  completed_.store(sequence_ + 1, std::memory_order_release);
-  sink_.post({ticket, failure});
-}
-
 void Queue::finish(const Header* header, Status status, int32_t op) {
   if (header->ticket != 0) {
-    report(header->ticket, {status, op, sequence_});
+    report_running(header->ticket, {status, op, sequence()});
   } else if (status != Status::ok) {
-    failure_ = {status, op, sequence_};
+    failure_ = {status, op, sequence()};
   }
 }
 
 Status Queue::run_op(const OpRecord* record) {
   const OpFn fn = table_[record->op];
   if (fn == nullptr) return Status::unsupported;
-  const auto* tensors = reinterpret_cast<const TensorArg*>(record + 1);
-  const auto* attrs = reinterpret_cast<const double*>(tensors + record->tensor_count);
-  for (int i = record->tensor_count; i < call_.tensor_count; ++i) call_.t[i] = {};
-  call_.op = record->op;
-  call_.tensor_count = record->tensor_count;
-  call_.attr_count = record->attr_count;
-  std::copy_n(tensors, record->tensor_count, call_.t);
-  std::copy_n(attrs, record->attr_count, call_.attr);
-  std::fill(call_.attr + record->attr_count, call_.attr + kMaxAttrs, 0.0);
+  decode(record, &call_);
   const Status status = fn(call_, *this);
   scratch_.reset();
   return status;
@@ -259,20 +190,6 @@ void Queue::repack(const RepackRecord& r) {
       default: return repack_rows<uint64_t>(r, b, e);
     }
   });
-}
-
-void Queue::wait(const std::shared_ptr<Event>& event) {
-  {
-    const std::lock_guard lock(waiting_mutex_);
-    waiting_on_ = event.get();
-  }
-  for (;;) {
-    const uint32_t seen = event->word.load();
-    if ((seen & Event::kDone) != 0 || cancelled_.load()) break;
-    park(event->word, seen);
-  }
-  const std::lock_guard lock(waiting_mutex_);
-  waiting_on_ = nullptr;
 }
 
 }  // namespace octet

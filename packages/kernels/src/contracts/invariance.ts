@@ -1,5 +1,5 @@
 /** Float32 rows to the bit: the same row by several ways must have the same bytes. */
-import { openDevice, type Device } from '../device.js'
+import { openDevice, type Device, type Isa } from '../device.js'
 import type { OpContract, Variant } from './contract.js'
 import { filterOf, matches } from './filter.js'
 import { Random } from './host.js'
@@ -41,7 +41,7 @@ async function deviceFor(variant: Variant, device: Device, byThreads: Map<number
   if (threads === device.threads || device.kind !== 'cpu') return device
   let other = byThreads.get(threads)
   if (other === undefined) {
-    other = await openDevice('cpu', { isa: device.isa, threads })
+    other = await openDevice('cpu', { isa: device.isa as Isa, threads })
     byThreads.set(threads, other)
   }
   return other

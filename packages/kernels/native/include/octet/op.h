@@ -47,7 +47,7 @@ struct OpCall {
   bool b(int k) const { return attr[k] != 0; }
 };
 
-enum class Status : int32_t { ok = 0, cancelled = 1, unsupported = 2, bad_index = 3, io_error = 4, short_read = 5, out_of_memory = 6, internal = 7 };
+enum class Status : int32_t { ok = 0, cancelled = 1, unsupported = 2, bad_index = 3, io_error = 4, short_read = 5, out_of_memory = 6, internal = 7, device_lost = 8 };
 
 // What an op may use while it runs. One Context per queue; an op runs alone on it.
 class Context {

@@ -67,6 +67,13 @@ function kernelFinding({ cpu }: BackendReport): Finding {
 
 /** CUDA: what the machine has, and why it is not used. */
 function cudaFinding({ cuda }: BackendReport): Finding {
+  if (cuda.available) {
+    const devices = cuda.devices.map(({ name, device, computeCapability }) => `${name} ${device} (sm_${computeCapability.join('')})`).join(', ')
+    const found = `${devices}, driver for CUDA ${cuda.driver}`
+    return cuda.cublasLt === null
+      ? { name: 'cuda', status: 'warning', found, remedy: 'libcublasLt was not found: large products run on a slower kernel; install it or name it in OCTET_CUBLASLT' }
+      : { name: 'cuda', status: 'ok', found: `${found}, cuBLASLt ${cuda.cublasLt.version}` }
+  }
   let driver: string | undefined
   try {
     driver = /Kernel Module\s+(?:for \S+\s+)?(\S+)/.exec(readFileSync('/proc/driver/nvidia/version', 'utf8'))?.[1]
@@ -75,5 +82,5 @@ function cudaFinding({ cuda }: BackendReport): Finding {
   }
   return driver === undefined
     ? { name: 'cuda', status: 'ok', found: 'no NVIDIA driver; models run on the CPU' }
-    : { name: 'cuda', status: 'warning', found: `driver ${driver}`, remedy: `${cuda.reason}, so models run on the CPU` }
+    : { name: 'cuda', status: 'warning', found: `driver ${driver}`, remedy: `${cuda.reason}, so models run on the CPU; ${cuda.hint}` }
 }

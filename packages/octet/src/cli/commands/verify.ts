@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander'
 import { OctetError } from '@octet-llm/core'
-import { listLevels, measureReadBandwidth, openDevice, type Device, type Isa } from '@octet-llm/kernels'
+import { describeBackends, listLevels, measureReadBandwidth, openDevice, type Device, type Isa } from '@octet-llm/kernels'
 import { runTable, type TableMode, type TableResult } from '@octet-llm/kernels/contracts'
 import type { Context } from '../context.js'
 import { device, oneOf, wholeNumber } from '../values.js'
@@ -31,7 +31,7 @@ export function addVerify(program: Command, context: Context): void {
 
 async function verify(flags: VerifyFlags, { output, json, signal }: Context): Promise<void> {
   const filter = [flags.op, flags.filter].filter((part) => part !== undefined).join(' ')
-  const devices = flags.device.startsWith('cuda') ? [] : await openLevels(flags)
+  const devices = await openDevices(flags)
   const lines: string[] = []
   let writing: Promise<void> = Promise.resolve()
   const print = (line: string): void => {
@@ -70,6 +70,12 @@ async function report(result: TableResult, lines: readonly string[], flags: Veri
   if (failed > 0) {
     throw new OctetError('OP_FAILED', { op: 'verify', message: `${failed} cases failed; run one alone with octet verify --filter '${failures[0]!.filter}'`, hint: `octet verify --filter '${failures[0]!.filter}'` })
   }
+}
+
+/** The GPU, none where `cuda` was asked for and there is no GPU (the table then says so), or the CPU's levels. */
+async function openDevices(flags: VerifyFlags): Promise<Device[]> {
+  if (!flags.device.startsWith('cuda')) return openLevels(flags)
+  return describeBackends().cuda.available ? [await openDevice(flags.device as 'cuda')] : []
 }
 
 /** A device for each level asked for. */

@@ -1,0 +1,366 @@
+#include "cuda_queue.h"
+
+#include <cuda_runtime_api.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "repack.h"
+
+namespace octet::cuda {
+
+namespace {
+constexpr int kOps = 0
+#define X(name) +1
+#include "octet/ops.def"
+#undef X
+    ;
+constexpr int kReadFileOp = [] {
+  int at = 0, found = -1;
+  constexpr const char* names[] = {
+#define X(name) #name,
+#include "octet/ops.def"
+#undef X
+  };
+  for (const char* name : names) {
+    const char* want = "readFile";
+    const char* c = name;
+    while (*c != 0 && *c == *want) ++c, ++want;
+    if (*c == 0 && *want == 0) found = at;
+    ++at;
+  }
+  return found;
+}();
+constexpr size_t kPinned = 16 << 10;  // of a spare block: reads up to this size do not hold up the worker
+constexpr size_t kStage = size_t{8} << 20;
+constexpr int kReapSpinMicros = 200;
+
+}  // namespace
+
+CudaQueue::CudaQueue(CudaDevice& device, int spin_micros, CompletionSink& sink)
+    : CommandQueue(sink, spin_micros), device_(device) {
+  cudaSetDevice(device.info().ordinal);
+  cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+  cudaMalloc(reinterpret_cast<void**>(&faults_), kOps * sizeof(int32_t));
+  cudaMemset(faults_, 0, kOps * sizeof(int32_t));
+  counters_ = {device.reserve(size_t{1} << 20), size_t{1} << 20};
+  workspace_ = {device.reserve(size_t{64} << 20), size_t{64} << 20};
+  cudaDeviceSynchronize();
+  reaper_ = std::thread([this] { reap(); });
+  start();
+}
+
+CudaQueue::~CudaQueue() {
+  stop();
+  Point quit{};
+  quit.quit = true;
+  hand_over(std::move(quit));
+  reaper_.join();
+  cudaSetDevice(device_.info().ordinal);
+  cudaStreamSynchronize(stream_);
+  for (const cudaEvent_t e : spare_events_) cudaEventDestroy(e);
+  for (uint8_t* p : spare_pinned_) cudaFreeHost(p);
+  for (void* p : retired_) cudaFree(p);
+  cudaFree(workspace_.data);
+  cudaFree(counters_.data);
+  cudaFree(faults_);
+  cudaStreamDestroy(stream_);
+}
+
+// ---- memory of launches ----
+
+void* CudaQueue::workspace(size_t bytes) {
+  if (bytes <= workspace_.bytes) return workspace_.data;
+  const size_t size = std::max(bytes, workspace_.bytes * 2);
+  void* const data = device_.reserve(size);
+  if (data == nullptr) return nullptr;
+  retired_.push_back(workspace_.data);
+  workspace_ = {data, size};
+  return data;
+}
+
+uint32_t* CudaQueue::counters(size_t count) {
+  if (count * 4 > counters_.bytes) {
+    const size_t size = std::max(count * 4, counters_.bytes * 2);
+    void* const data = device_.reserve(size);
+    if (data == nullptr) return nullptr;
+    retired_.push_back(counters_.data);
+    counters_ = {data, size};
+  }
+  return static_cast<uint32_t*>(counters_.data);
+}
+
+// ---- the worker ----
+
+void CudaQueue::begin() { cudaSetDevice(device_.info().ordinal); }
+
+void CudaQueue::fail(Status status, int32_t op) {
+  if (status != Status::ok && failure_.status == Status::ok) failure_ = {status, op, sequence()};
+}
+
+void CudaQueue::execute(const Header* header) {
+  switch (header->kind) {
+    case Kind::op: {
+      const auto* record = reinterpret_cast<const OpRecord*>(header);
+      if (header->ticket == 0 && failure_.status != Status::ok) return;
+      const Status status = run_op(record);
+      if (header->ticket == 0) {
+        fail(status, record->op);
+      } else if (status != Status::ok) {
+        report_running(header->ticket, {status, record->op, sequence()});
+      } else {
+        mark(header->ticket, nullptr);
+      }
+      return;
+    }
+    case Kind::copy_in: return copy_in(*reinterpret_cast<const CopyRecord*>(header));
+    case Kind::copy_out: return copy_out(*reinterpret_cast<const CopyRecord*>(header));
+    case Kind::repack: return fail(repack(*reinterpret_cast<const RepackRecord*>(header)), -1);
+    case Kind::record: {
+      const auto* slot = reinterpret_cast<const EventRecord*>(header)->event;
+      mark(0, *slot);
+      delete slot;
+      return;
+    }
+    case Kind::wait: return wait(*reinterpret_cast<const EventRecord*>(header));
+    case Kind::replay: {
+      const auto* slot = reinterpret_cast<const ReplayRecord*>(header)->graph;
+      if (failure_.status == Status::ok) {
+        int32_t op = -1;
+        fail(replay(**slot, &op), op);
+      }
+      delete slot;
+      return;
+    }
+    case Kind::clear: failure_ = {}; return;
+    case Kind::mark: return mark(header->ticket, nullptr);
+    case Kind::quit:
+    case Kind::next_block: return;
+  }
+}
+
+Status CudaQueue::run_op(const OpRecord* record) {
+  decode(record, &call_);
+  if (record->op == kReadFileOp) return read_file(call_);
+  const OpVariants variants = variants_of(record->op);
+  const std::string& forced = forced_variant(record->op);
+  for (int i = 0; i < variants.count; ++i) {
+    const Variant& v = variants.rows[i];
+    if (v.min_arch > device_.info().arch || (!forced.empty() && forced != v.name) || !v.fits(call_, device_.info())) continue;
+    note_variant(record->op, v.name);
+    return v.launch(call_, *this);
+  }
+  return Status::unsupported;
+}
+
+// File bytes by way of two pinned buffers: one is read into while the other is on its way to the device.
+Status CudaQueue::read_file(const OpCall& call) {
+  const int fd = static_cast<int>(call.i(0));
+  const int64_t offset = call.i(1), bytes = call.i(2);
+  uint8_t* const target = call.t[0].as<uint8_t>();
+  uint8_t* stage[2] = {};
+  cudaEvent_t sent[2] = {};
+  Status status = Status::ok;
+  for (int i = 0; i < 2; ++i) {
+    if (cudaMallocHost(reinterpret_cast<void**>(&stage[i]), kStage) != cudaSuccess) status = Status::out_of_memory;
+    if (cudaEventCreateWithFlags(&sent[i], cudaEventDisableTiming) != cudaSuccess) status = Status::internal;
+  }
+  int which = 0;
+  for (int64_t at = 0; at < bytes && status == Status::ok && !is_cancelled(); which ^= 1) {
+    cudaEventSynchronize(sent[which]);
+    const size_t want = static_cast<size_t>(std::min<int64_t>(bytes - at, kStage));
+    size_t got = 0;
+    while (got < want) {
+      const ssize_t n = pread(fd, stage[which] + got, want - got, offset + at + static_cast<int64_t>(got));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) {
+        status = n == 0 ? Status::short_read : Status::io_error;
+        break;
+      }
+      got += static_cast<size_t>(n);
+    }
+    if (status != Status::ok) break;
+    if (cudaMemcpyAsync(target + at, stage[which], want, cudaMemcpyHostToDevice, stream_) != cudaSuccess) status = Status::internal;
+    cudaEventRecord(sent[which], stream_);
+    at += static_cast<int64_t>(want);
+  }
+  for (int i = 0; i < 2; ++i) {
+    cudaEventSynchronize(sent[i]);
+    cudaEventDestroy(sent[i]);
+    cudaFreeHost(stage[i]);
+  }
+  return is_cancelled() ? Status::cancelled : status;
+}
+
+void CudaQueue::copy_in(const CopyRecord& r) {
+  const uint8_t* const bytes = r.host != nullptr ? r.host : reinterpret_cast<const uint8_t*>(&r) + sizeof(CopyRecord);
+  // From pageable memory the call returns when the bytes are staged, so they may be freed at once.
+  const cudaError_t e = cudaMemcpy2DAsync(r.device, static_cast<size_t>(r.stride_bytes), bytes, static_cast<size_t>(r.row_bytes), static_cast<size_t>(r.row_bytes),
+                                          static_cast<size_t>(r.rows), cudaMemcpyHostToDevice, stream_);
+  std::free(r.host);
+  if (e != cudaSuccess) fail(Status::internal, -1);
+}
+
+void CudaQueue::copy_out(const CopyRecord& r) {
+  const auto copy = [&](uint8_t* to) {
+    return cudaMemcpy2DAsync(to, static_cast<size_t>(r.row_bytes), r.device, static_cast<size_t>(r.stride_bytes), static_cast<size_t>(r.row_bytes),
+                             static_cast<size_t>(r.rows), cudaMemcpyDeviceToHost, stream_) == cudaSuccess;
+  };
+  const size_t bytes = static_cast<size_t>(r.rows * r.row_bytes);
+  // A small read goes through pinned memory, so that this thread can launch on; a large one waits for its bytes.
+  if (uint8_t* const pinned = bytes <= kPinned ? take_pinned() : nullptr) {
+    if (!copy(pinned)) fail(Status::internal, -1);
+    Point p{};
+    p.event = take_event();
+    p.pinned = pinned;
+    p.host = r.host;
+    p.bytes = bytes;
+    cudaEventRecord(p.event, stream_);
+    return hand_over(std::move(p));
+  }
+  if (!copy(r.host) || cudaStreamSynchronize(stream_) != cudaSuccess) fail(Status::internal, -1);
+}
+
+Status CudaQueue::repack(const RepackRecord& r) {
+  return launch_repack(r.source, r.target, r.item_bytes, r.ndim, r.shape, r.strides, stream_) ? Status::ok : Status::internal;
+}
+
+// ---- events ----
+
+void CudaQueue::mark(uint64_t ticket, std::shared_ptr<octet::Event> event) {
+  Point p{};
+  p.ticket = ticket;
+  p.failure = failure_;
+  p.event = take_event();
+  if (ticket != 0) {
+    p.pinned = take_pinned();
+    if (p.pinned != nullptr) cudaMemcpyAsync(p.pinned, faults_, kOps * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_);
+    cudaMemsetAsync(faults_, 0, kOps * sizeof(int32_t), stream_);
+  }
+  cudaEventRecord(p.event, stream_);
+  if (event != nullptr) {
+    event->failure = failure_;
+    // Others may wait for it as long as they hold the event: it is not used again.
+    event->backend = std::shared_ptr<void>(p.event, [](void* e) { cudaEventDestroy(static_cast<cudaEvent_t>(e)); });
+    event->set(octet::Event::kIssued);
+  }
+  p.mark = std::move(event);
+  hand_over(std::move(p));
+}
+
+void CudaQueue::wait(const EventRecord& record) {
+  const std::shared_ptr<octet::Event> event = *record.event;
+  const uint32_t seen = wait_for(*event, octet::Event::kIssued);
+  if ((seen & octet::Event::kIssued) != 0 && event->backend != nullptr) {
+    cudaStreamWaitEvent(stream_, static_cast<cudaEvent_t>(event->backend.get()), 0);
+    if (record.inherit) fail(event->failure.status, event->failure.op);
+  }
+  delete record.event;
+}
+
+void CudaQueue::hand_over(Point point) {
+  {
+    const std::lock_guard lock(points_mutex_);
+    points_.push_back(std::move(point));
+  }
+  points_ready_.notify_one();
+}
+
+void CudaQueue::reap() {
+  cudaSetDevice(device_.info().ordinal);
+  for (;;) {
+    std::unique_lock lock(points_mutex_);
+    points_ready_.wait(lock, [&] { return !points_.empty(); });
+    Point p = std::move(points_.front());
+    points_.pop_front();
+    lock.unlock();
+    if (p.quit) return;
+    // Most points are microseconds away: look for a while before sleeping.
+    spin_until([&] { return cudaEventQuery(p.event) != cudaErrorNotReady; }, kReapSpinMicros);
+    const cudaError_t reached = cudaEventSynchronize(p.event);
+    if (p.host != nullptr && reached == cudaSuccess) std::memcpy(p.host, p.pinned, p.bytes);
+    if (reached != cudaSuccess && p.failure.status == Status::ok) p.failure = {Status::device_lost, -1, p.failure.sequence};
+    if (p.ticket != 0 && p.pinned != nullptr && p.failure.status == Status::ok) {
+      const auto* const faults = reinterpret_cast<const int32_t*>(p.pinned);
+      for (int op = 0; op < kOps; ++op) {
+        if (faults[op] != 0) p.failure = {static_cast<Status>(faults[op]), op, p.failure.sequence};
+      }
+    }
+    if (p.mark != nullptr) p.mark->set(octet::Event::kDone);
+    give_back(p.mark == nullptr ? p.event : nullptr, p.pinned);
+    if (p.ticket != 0) post(p.ticket, p.failure);
+  }
+}
+
+cudaEvent_t CudaQueue::take_event() {
+  {
+    const std::lock_guard lock(spare_mutex_);
+    if (!spare_events_.empty()) {
+      const cudaEvent_t e = spare_events_.back();
+      spare_events_.pop_back();
+      return e;
+    }
+  }
+  cudaEvent_t e = nullptr;
+  cudaEventCreateWithFlags(&e, cudaEventDisableTiming | cudaEventBlockingSync);
+  return e;
+}
+
+uint8_t* CudaQueue::take_pinned() {
+  {
+    const std::lock_guard lock(spare_mutex_);
+    if (!spare_pinned_.empty()) {
+      uint8_t* const p = spare_pinned_.back();
+      spare_pinned_.pop_back();
+      return p;
+    }
+  }
+  void* p = nullptr;
+  return cudaMallocHost(&p, kPinned) == cudaSuccess ? static_cast<uint8_t*>(p) : nullptr;
+}
+
+void CudaQueue::give_back(cudaEvent_t event, uint8_t* pinned) {
+  const std::lock_guard lock(spare_mutex_);
+  if (event != nullptr) spare_events_.push_back(event);
+  if (pinned != nullptr) spare_pinned_.push_back(pinned);
+}
+
+// ---- graphs ----
+
+std::shared_ptr<void> CudaQueue::build(const GraphData& graph, int32_t* failed_op, Status* status) {
+  cudaGraph_t recorded = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  // Relaxed: the workspace may grow and other threads may allocate meanwhile.
+  if (cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed) != cudaSuccess) {
+    *status = Status::internal;
+    return nullptr;
+  }
+  *status = Status::ok;
+  const uint8_t* const end = graph.records.data() + graph.records.size();
+  for (const uint8_t* at = graph.records.data(); at != end && *status == Status::ok;) {
+    const auto* record = reinterpret_cast<const OpRecord*>(at);
+    *status = run_op(record);
+    if (*status != Status::ok) *failed_op = record->op;
+    at += record->header.bytes;
+  }
+  const bool ended = cudaStreamEndCapture(stream_, &recorded) == cudaSuccess;
+  if (*status == Status::ok && (!ended || cudaGraphInstantiate(&exec, recorded, 0) != cudaSuccess)) *status = Status::internal;
+  if (recorded != nullptr) cudaGraphDestroy(recorded);
+  if (*status != Status::ok) return nullptr;
+  return std::shared_ptr<void>(exec, [](void* e) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(e)); });
+}
+
+Status CudaQueue::replay(GraphData& graph, int32_t* failed_op) {
+  if (graph.records.empty()) return Status::ok;
+  if (graph.backend == nullptr) {
+    Status status;
+    graph.backend = build(graph, failed_op, &status);
+    if (status != Status::ok) return status;
+  }
+  return cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.backend.get()), stream_) == cudaSuccess ? Status::ok : Status::internal;
+}
+
+}  // namespace octet::cuda
