@@ -2,6 +2,8 @@ import type { AsyncDisposable } from '@octet-llm/core'
 import type { Device, Tensor } from '@octet-llm/kernels'
 import type { InferenceParams, KvDType } from '@octet-llm/kv-cache'
 
+import type { Workspace } from './workspace.js'
+
 /** What generation, serving and training need to know about a model. */
 export interface CausalLMInfo {
   /** Hugging Face's model_type: 'gemma', 'gemma2', 'gemma3_text', 'llama'. */
@@ -43,6 +45,8 @@ export interface InferenceParamsRequest {
 export interface StepOptions {
   /** `last` (default): each row's last token, [B, V]. `all`: every token, [T, V]. `none`: no logits, null. */
   readonly logits?: 'last' | 'all' | 'none'
+  /** Buffers for intermediate values. Default: the model's own. A step that is captured brings one that no other step uses. */
+  readonly workspace?: Workspace
 }
 
 export interface ForwardInput {
@@ -97,4 +101,9 @@ export interface CausalLM extends AsyncDisposable {
   forward(input: ForwardInput & { readonly hiddenStates: true }): ForwardOutput
   forward(input: ForwardInput & { readonly hiddenStates?: false }): Tensor
   memory(): ModelMemory
+  /**
+   * Readies the model for captured steps over sequences of up to `length` tokens; false where such a step needs the host.
+   * A model without it has no captured steps.
+   */
+  prepareCapture?(length: number): boolean
 }

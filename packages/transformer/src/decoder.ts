@@ -115,6 +115,12 @@ export class DecoderForCausalLM implements CausalLM {
     for (const rope of this.#ropes) rope.reserve(length)
   }
 
+  /** Angles that follow a sequence's own length (dynamic RoPE past the trained length) are made on the host. */
+  prepareCapture(length: number): boolean {
+    this.reserve(length)
+    return [...this.#ropes].every((rope) => rope.scaling.type !== 'dynamic' || length <= rope.maxPositionEmbeddings)
+  }
+
   step(tokens: Tensor, params: InferenceParams, options: StepOptions & { readonly logits: 'none' }): null
   step(tokens: Tensor, params: InferenceParams, options?: StepOptions & { readonly logits?: 'last' | 'all' }): Tensor
   step(tokens: Tensor, params: InferenceParams, options?: StepOptions): Tensor | null
@@ -124,15 +130,16 @@ export class DecoderForCausalLM implements CausalLM {
     const count = params.totalTokens
     const { cuSeqlensQ, preStepSeqlens } = params.host
     const runs = Array.from({ length: params.batchSize }, (_, r) => ({ begin: preStepSeqlens[r]!, count: cuSeqlensQ[r + 1]! - cuSeqlensQ[r]! }))
-    const x = this.#embed(tokens, this.#workspace.get('x', [count, this.info.hiddenSize], this.dtype))
-    const contexts = this.#contexts({ workspace: this.#workspace, inferenceParams: params }, params.active.positions, runs)
+    const workspace = options.workspace ?? this.#workspace
+    const x = this.#embed(tokens, workspace.get('x', [count, this.info.hiddenSize], this.dtype))
+    const contexts = this.#contexts({ workspace, inferenceParams: params }, params.active.ropePositions ?? params.active.positions, runs)
     for (const [i, layer] of this.layers.entries()) layer.run(x, contexts[i]!, x)
     const logits = options.logits ?? 'last'
     if (logits === 'none') return null
     // Without any new token there is no row to gather either: the logits of idle rows have no meaning.
     if (count === 0 && logits === 'last') return Tensor.zeros([params.batchSize, this.info.vocabSize], { dtype: 'f32', device: this.device })
     const everyRow = logits === 'all' || runs.every((run) => run.count === 1)
-    return this.#logits(everyRow ? x : gatherRows({ x, rows: params.active.lastTokens, out: this.#workspace.get('last', [params.batchSize, this.info.hiddenSize], this.dtype) }))
+    return this.#logits(everyRow ? x : gatherRows({ x, rows: params.active.lastTokens, out: workspace.get('last', [params.batchSize, this.info.hiddenSize], this.dtype) }), workspace)
   }
 
   forward(input: ForwardInput & { readonly hiddenStates: true }): ForwardOutput
@@ -238,8 +245,8 @@ export class DecoderForCausalLM implements CausalLM {
     return this.#options.ropes.map((rope) => byRope.get(rope)!)
   }
 
-  #logits(x: Tensor): Tensor {
-    return this.#project(this.#norm.forward(x, this.#workspace.get('normed', x.shape, x.dtype)))
+  #logits(x: Tensor, workspace: Workspace): Tensor {
+    return this.#project(this.#norm.forward(x, workspace.get('normed', x.shape, x.dtype)))
   }
 
   /** @returns f32 [N, V], the caller's */

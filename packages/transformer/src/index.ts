@@ -12,6 +12,7 @@ export { LayerNorm, RMSNorm, type Norm, type Normalization, type NormOptions, ty
 export { contextPhase, generationPhase, type Phase } from './phases.js'
 export { QK_NORM_TYPES, type QkNormType } from './qk-norm.js'
 export { ReferenceLayer } from './reference-layer.js'
+export { makeGraphedCallables, type GraphableCallable, type GraphedCallable, type GraphedCallableOptions } from './graphed-callables.js'
 export { ropeFrequencies, ropeTables, type Llama3Scaling, type RopeFrequencies, type RopeScaling, type YarnScaling } from './rope.js'
 export { RotaryPositionEmbedding, type RopeTables, type RotaryPositionEmbeddingOptions, type TokenRun } from './rotary-position-embedding.js'
 export { exportState, importState, type State, type StateTensor } from './state.js'
