@@ -126,7 +126,7 @@ describe('wrong bytes', () => {
   it('stop the other files at once', async () => {
     hub.add('tales/fairy', MODEL)
     fileOf('config.json').served = Buffer.from('{"model_type":"xxxxx"}')
-    fileOf('tokenizer.json').stalls = [10]
+    fileOf('generation_config.json').stalls = [1]
     const begin = performance.now()
     expect((await octetError(() => pull('tales/fairy', options), 'HASH_MISMATCH')).argument).toBe('config.json')
     // The other would have stood still for a minute.
