@@ -74,7 +74,7 @@ export class InferenceParams {
       heads: options.numHeadsKv,
       pageSize,
       headDim: options.headDimK,
-    })
+    }, options.kvScales)
     const tokens = options.maxBatchSize * (options.maxCtxLen ?? 1)
     this.#arrays = new StepArrays(options.device, options.maxBatchSize, pagesPerSequence, tokens)
   }

@@ -4,6 +4,8 @@ import type { InferenceParams, KvDType } from '@octet-llm/kv-cache'
 
 import type { Workspace } from './workspace.js'
 
+import type { Fp8Context } from './fp8/context.js'
+
 /** What generation, serving and training need to know about a model. */
 export interface CausalLMInfo {
   /** Hugging Face's model_type: 'gemma', 'gemma2', 'gemma3_text', 'llama'. */
@@ -38,8 +40,8 @@ export interface InferenceParamsRequest {
   readonly pageSize?: number
   /** Paged only; default enough for maxBatchSize full sequences. */
   readonly totalNumPages?: number
-  /** Default: the model's dtype. */
-  readonly kvDtype?: KvDType
+  /** Default: the model's dtype. `fp8` is e4m3, with the model's calibrated scale of each head, else 1. */
+  readonly kvDtype?: KvDType | 'fp8'
 }
 
 export interface StepOptions {
@@ -47,6 +49,8 @@ export interface StepOptions {
   readonly logits?: 'last' | 'all' | 'none'
   /** Buffers for intermediate values. Default: the model's own. A step that is captured brings one that no other step uses. */
   readonly workspace?: Workspace
+  /** See {@link ForwardInput.fp8}. */
+  readonly fp8?: Fp8Context | undefined
 }
 
 export interface ForwardInput {
@@ -54,6 +58,8 @@ export interface ForwardInput {
   readonly inputIds: readonly (readonly number[])[] | readonly Int32Array[] | Tensor
   /** [B][S], 1 for tokens and 0 for pads, anywhere in a row. Default: all tokens. */
   readonly attentionMask?: readonly ArrayLike<number>[]
+  /** From autocast. Default: FP8 exactly where the weights are in FP8. */
+  readonly fp8?: Fp8Context | undefined
 }
 
 export interface ForwardOutput {
