@@ -1,5 +1,6 @@
 // pnpm check: everything about the house that is not a test. Each step is a command that can be run alone.
-//   node scripts/check.mjs [--fast]       --fast leaves out what packs tarballs
+//   node scripts/check.mjs [--fast] [--node 22,24]
+// --fast leaves out what packs tarballs; --node runs the packed installs with these versions of Node too.
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { elapsed, root, run } from './lib/proc.mjs'
@@ -17,9 +18,11 @@ const STEPS = [
   ['imports', node('scripts/check-imports.mjs')],
   ['examples', node('scripts/run-examples.mjs')],
 ]
+const nodeFlag = process.argv.indexOf('--node')
+const nodes = nodeFlag < 0 ? [] : ['--node', process.argv[nodeFlag + 1]]
 const PACKED = [
   ['exports', node('scripts/check-exports.mjs')],
-  ['packed installs', node('scripts/packed-install.mjs')],
+  ['packed installs', node('scripts/packed-install.mjs', ...nodes)],
 ]
 
 const cache = join(root, '.cache')

@@ -14,19 +14,25 @@ try {
 
 const { loadModel } = await import('../packages/octet/dist/index.js')
 const prompt = 'Once upon a time there lived'
-const start = performance.now()
 const llm = await loadModel(join(root, 'fixtures', 'fairy-gemma'))
 process.stdout.write(`\n${prompt}`)
 const run = llm.generate(prompt, { maxNewTokens: 220, temperature: 0.7, topP: 0.9, repetitionPenalty: 1.1, seed: 11 })
 for await (const delta of run.textStream) process.stdout.write(delta)
 const { usage, timings } = await run.result()
 const { device } = llm
-const kernels = Object.entries(device.kernels()).map(([op, variant]) => `${op} ${variant}`)
+/** `avx512bf16` where one variant runs all ops, else each variant with its ops. */
+function describeKernels(kernels) {
+  const byVariant = new Map()
+  for (const [op, variant] of Object.entries(kernels)) byVariant.set(variant, [...(byVariant.get(variant) ?? []), op])
+  const [first, ...others] = byVariant
+  if (others.length === 0) return `${first[0]} for all ${first[1].length} ops`
+  return [...byVariant].map(([variant, ops]) => `${variant}: ${ops.join(' ')}`).join('; ')
+}
 process.stdout.write(`
 
-model    ${llm.info.modelType}, ${llm.info.numLayers} layers, ${llm.info.dtype}; ready in ${((performance.now() - start) / 1000).toFixed(1)} s
-speed    ${Math.round(timings.tokensPerS)} tokens/s (${usage.newTokens} new tokens)
+model    ${llm.info.modelType}, ${llm.info.numLayers} layers, ${llm.info.dtype}; loaded in ${llm.loadSeconds.toFixed(2)} s
+speed    ${Math.round(timings.tokens_per_s)} tokens/s (${usage.completionTokens} new tokens)
 device   ${device.name}, ${device.isa}, ${device.threads} threads
-kernels  ${kernels.join(', ')}
+kernels  ${describeKernels(device.kernels())}
 `)
 await llm.dispose()

@@ -1,17 +1,18 @@
 // Installs what users will install. Packs every package, puts each one's tarball closure into an empty project, imports
 // all its entry points there, checks their types, and runs the first example of its README.
-//   node scripts/packed-install.mjs [PACKAGE…] [--keep]
+//   node scripts/packed-install.mjs [PACKAGE…] [--keep] [--node 22,24]
+// --node also runs the imports and examples with these major versions of Node, which npm brings as node-<platform>-<cpu>.
 // Third-party packages come from the workspace's own install, so no registry is asked and the versions are the tested ones.
 import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { parseArgs } from 'node:util'
 import { elapsed, mustRun, root } from './lib/proc.mjs'
 import { closureOf, fittingPlatforms, packAll } from './lib/pack.mjs'
 import { entryPoints, libraryPackages, readJson } from './lib/workspace.mjs'
 
 const say = (line) => process.stdout.write(`${line}\n`)
-const keep = process.argv.includes('--keep')
-const only = process.argv.slice(2).filter((arg) => !arg.startsWith('--'))
+const { values: flags, positionals: only } = parseArgs({ allowPositionals: true, options: { keep: { type: 'boolean' }, node: { type: 'string' } } })
 
 const packages = [...libraryPackages(), ...fittingPlatforms()]
 const workspaceNames = new Set(packages.map((pkg) => pkg.name))
@@ -67,41 +68,61 @@ async function checkTypes(project, pkg) {
   mkdirSync(join(project, 'node_modules', '@types'), { recursive: true })
   symlinkSync(realpathSync(join(root, 'node_modules', '@types', 'node')), join(project, 'node_modules', '@types', 'node'))
   const options = ['--noEmit', '--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2023,esnext.disposable', '--types', 'node', '--skipLibCheck', 'false']
-  await mustRun(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), ...options, 'types.ts'], { cwd: project })
+  for (const typescript of ['typescript', 'typescript-7']) {
+    await mustRun(process.execPath, [join(root, 'node_modules', typescript, 'bin', 'tsc'), ...options, 'types.ts'], { cwd: project })
+  }
 }
 
-async function check(pkg, tarballs) {
+/** This Node, and the others that were asked for. */
+async function nodeBinaries() {
+  const binaries = [process.execPath]
+  for (const major of flags.node?.split(',') ?? []) {
+    const prefix = join(work, `node-${major}`)
+    const name = `node-${process.platform}-${process.arch}`
+    mkdirSync(prefix)
+    await mustRun('npm', ['install', '--prefix', prefix, '--no-audit', '--no-fund', '--loglevel=error', `${name}@${major}`], { cwd: prefix })
+    binaries.push(join(prefix, 'node_modules', name, 'bin', 'node'))
+  }
+  return binaries
+}
+
+async function runWith(node, project, pkg) {
+  for (const { specifier } of entryPoints(pkg)) {
+    await mustRun(node, ['--input-type=module', '-e', `await import(${JSON.stringify(specifier)})`], { cwd: project, timeoutMs: 60_000 })
+  }
+  for (const bin of Object.keys(pkg.manifest.bin ?? {})) {
+    await mustRun(node, [join(project, 'node_modules', '.bin', bin), '--version'], { cwd: project, timeoutMs: 60_000 })
+  }
+  await mustRun(node, ['readme.mjs'], { cwd: project, timeoutMs: 120_000 })
+}
+
+async function check(pkg, tarballs, nodes) {
   const start = performance.now()
   const project = join(work, pkg.folder)
   mkdirSync(project)
   await install(project, pkg, tarballs)
-  for (const { specifier } of entryPoints(pkg)) {
-    await mustRun(process.execPath, ['--input-type=module', '-e', `await import(${JSON.stringify(specifier)})`], { cwd: project, timeoutMs: 60_000 })
-  }
-  for (const bin of Object.keys(pkg.manifest.bin ?? {})) {
-    await mustRun(join(project, 'node_modules', '.bin', bin), ['--version'], { cwd: project, timeoutMs: 60_000 })
-  }
-  await checkTypes(project, pkg)
   placeFixtures(project)
   writeFileSync(join(project, 'readme.mjs'), readmeExample(pkg))
-  await mustRun(process.execPath, ['readme.mjs'], { cwd: project, timeoutMs: 120_000 })
-  say(`  ${pkg.name}: installs, imports, types, README example (${elapsed(start)})`)
+  for (const node of nodes) await runWith(node, project, pkg)
+  await checkTypes(project, pkg)
+  say(`  ${pkg.name}: installs, imports, README example, types (${elapsed(start)})`)
 }
 
 let failed = 0
 try {
   const tarballs = await packAll(join(work, 'tarballs'))
+  const nodes = await nodeBinaries()
   for (const pkg of libraryPackages()) {
     if (only.length > 0 && !only.includes(pkg.folder)) continue
     try {
-      await check(pkg, tarballs)
+      await check(pkg, tarballs, nodes)
     } catch (error) {
       failed += 1
       say(`  ${pkg.name}: ${error.message}`)
     }
   }
 } finally {
-  if (keep) say(`kept in ${dirname(vendor)}`)
+  if (flags.keep) say(`kept in ${dirname(vendor)}`)
   else rmSync(work, { recursive: true, force: true })
 }
 say(failed === 0 ? 'packed installs: all packages work from their tarballs' : `packed installs: ${failed} packages fail`)

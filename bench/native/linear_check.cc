@@ -33,40 +33,60 @@ double decode(uint32_t code, int exponent_bits, int mantissa_bits, bool has_infi
   return sign * (e == 0 ? std::ldexp(m, 1 - bias - mantissa_bits) : std::ldexp(m + (1 << mantissa_bits), e - bias - mantissa_bits));
 }
 
+// All values of a format, computed once.
+const double* table(int exponent_bits, int mantissa_bits) {
+  static std::vector<double> tables[16];
+  std::vector<double>& t = tables[mantissa_bits];
+  if (t.empty()) for (uint32_t code = 0; code < 2u << (exponent_bits + mantissa_bits); ++code) t.push_back(decode(code, exponent_bits, mantissa_bits, exponent_bits != 4));
+  return t.data();
+}
+
 double read(DType t, const void* p, int64_t i) {
   uint16_t h;
   float f;
   const char* c = static_cast<const char*>(p) + i * kTypeBytes[(int)t];
   switch (t) {
     case DType::f32: memcpy(&f, c, 4); return f;
-    case DType::bf16: memcpy(&h, c, 2); return decode(h, 8, 7, true);
-    case DType::f16: memcpy(&h, c, 2); return decode(h, 5, 10, true);
-    case DType::e4m3: return decode((uint8_t)*c, 4, 3, false);
-    default: return decode((uint8_t)*c, 5, 2, true);
+    case DType::bf16: memcpy(&h, c, 2); return table(8, 7)[h];
+    case DType::f16: memcpy(&h, c, 2); return table(5, 10)[h];
+    case DType::e4m3: return table(4, 3)[(uint8_t)*c];
+    default: return table(5, 2)[(uint8_t)*c];
   }
 }
 
-// Nearest code by bisection on the positive codes; ties do not occur in what the checks write or are exact.
+// The nearest code, by bisection on the positive ones; ties do not occur in what the checks write or are exact.
+uint32_t encode(DType t, double v) {
+  const int e = t == DType::bf16 ? 8 : t == DType::e4m3 ? 4 : 5, m = t == DType::bf16 ? 7 : t == DType::f16 ? 10 : t == DType::e4m3 ? 3 : 2;
+  const bool infinity = t != DType::e4m3;
+  const uint32_t sign = 1u << (e + m), top = ((1u << e) - 1) << m;
+  if (std::isnan(v)) return infinity ? top + 1 : sign - 1;
+  const double* all = table(e, m);
+  uint32_t lo = 0, hi = infinity ? top : sign - 2;
+  const double a = std::fabs(v);
+  while (lo < hi) {
+    const uint32_t mid = (lo + hi) / 2;
+    (all[mid] < a ? lo = mid + 1 : hi = mid);
+  }
+  if (lo > 0 && a - all[lo - 1] < all[lo] - a) --lo;
+  return lo | (std::signbit(v) ? sign : 0);
+}
+
 void write(DType t, void* p, int64_t i, double v) {
+  static uint32_t small[5][17];  // codes of -8..8, what most cases are made of
+  static bool known[5][17];
   char* c = static_cast<char*>(p) + i * kTypeBytes[(int)t];
   if (t == DType::f32) {
     const float f = (float)v;
     memcpy(c, &f, 4);
     return;
   }
-  const int e = t == DType::bf16 ? 8 : t == DType::e4m3 ? 4 : 5, m = t == DType::bf16 ? 7 : t == DType::f16 ? 10 : t == DType::e4m3 ? 3 : 2;
-  const bool infinity = t != DType::e4m3;
-  const uint32_t sign = 1u << (e + m), top = ((1u << e) - 1) << m;
-  uint32_t code = infinity ? top + 1 : sign - 1;  // NaN
-  if (!std::isnan(v)) {
-    uint32_t lo = 0, hi = infinity ? top : sign - 2;
-    const double a = std::fabs(v);
-    while (lo < hi) {
-      const uint32_t mid = (lo + hi) / 2;
-      (decode(mid, e, m, infinity) < a ? lo = mid + 1 : hi = mid);
-    }
-    if (lo > 0 && a - decode(lo - 1, e, m, infinity) < decode(lo, e, m, infinity) - a) --lo;
-    code = lo | (std::signbit(v) ? sign : 0);
+  uint32_t code;
+  const int at = v >= -8 && v <= 8 && v == (int)v ? (int)v + 8 : -1;
+  if (at >= 0 && known[(int)t][at]) {
+    code = small[(int)t][at];
+  } else {
+    code = encode(t, v);
+    if (at >= 0) small[(int)t][at] = code, known[(int)t][at] = true;
   }
   if (kTypeBytes[(int)t] == 2) {
     const uint16_t h = (uint16_t)code;
@@ -136,6 +156,7 @@ struct Operands {
   Case c;
   Matrix x, w, y;
   std::unique_ptr<Matrix> bias, residual, ws, xs;
+  std::vector<double> xd, wd;
   explicit Operands(const Case& k) : c(k), x(k.x, k.M, k.K, k.x_gap), w(k.w, k.N, k.K, k.w_gap), y(k.y, k.M, k.N, k.y_gap) {
     if (k.bias >= 0) bias = std::make_unique<Matrix>((DType)k.bias, 1, k.N, 0);
     if (k.residual >= 0) residual = std::make_unique<Matrix>((DType)k.residual, k.M, k.N, k.r_gap);
@@ -165,16 +186,19 @@ struct Operands {
     o.attr[1] = c.xg;
     return o;
   }
+  // x and w decoded and de-quantized, made once for all elements of a case.
+  void decode_all() {
+    xd.resize((size_t)(c.M * c.K)), wd.resize((size_t)(c.N * c.K));
+    const float* wsp = ws ? reinterpret_cast<float*>(ws->data) : nullptr;
+    const float* xsp = xs ? reinterpret_cast<float*>(xs->data) : nullptr;
+    for (int64_t r = 0; r < c.M; ++r) for (int64_t k = 0; k < c.K; ++k) xd[(size_t)(r * c.K + k)] = x.at(r, k) * scale_at(xsp, c.xg, r, k, c.K);
+    for (int64_t r = 0; r < c.N; ++r) for (int64_t k = 0; k < c.K; ++k) wd[(size_t)(r * c.K + k)] = w.at(r, k) * scale_at(wsp, c.wg, r, k, c.K);
+  }
   // The exact value and the sum of magnitudes its error bound needs.
   void expected(int64_t m, int64_t n, double& value, double& magnitude) const {
     value = magnitude = 0;
-    const float* wsp = ws ? reinterpret_cast<float*>(ws->data) : nullptr;
-    const float* xsp = xs ? reinterpret_cast<float*>(xs->data) : nullptr;
-    for (int64_t k = 0; k < c.K; ++k) {
-      const double t = x.at(m, k) * scale_at(xsp, c.xg, m, k, c.K) * w.at(n, k) * scale_at(wsp, c.wg, n, k, c.K);
-      value += t;
-      magnitude += std::fabs(t);
-    }
+    const double *a = xd.data() + m * c.K, *b = wd.data() + n * c.K;
+    for (int64_t k = 0; k < c.K; ++k) value += a[k] * b[k], magnitude += std::fabs(a[k] * b[k]);
     for (const double t : {bias ? bias->at(0, n) : 0.0, residual ? residual->at(m, n) : 0.0}) value += t, magnitude += std::fabs(t);
   }
 };
@@ -185,6 +209,7 @@ struct Operands {
 }
 
 void run(const bench::LevelLinear& level, octet::Context& ctx, const char* mode, Operands& o) {
+  o.decode_all();
   const octet::Status s = level.linear(o.call(), ctx);
   if (s != octet::Status::ok) {
     printf("%s %s: %s: status %d\n", level.name, mode, o.c.text().c_str(), (int)s);

@@ -1,4 +1,5 @@
 // Builds what a checkout needs to run: the TypeScript of every package and the native CPU kernels.
+import { existsSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { elapsed, root, run } from './proc.mjs'
 import { toolchainProblem } from './toolchain.mjs'
@@ -19,6 +20,7 @@ export async function buildTypeScript(say = () => {}) {
 /** Runs the native build of packages/kernels; it compiles only what changed. */
 export async function buildNative(say = () => {}) {
   const cwd = join(root, 'packages', 'kernels')
+  if (!existsSync(join(cwd, 'build', 'Release'))) say('native CPU kernels: compiling for every instruction-set level, once; a few minutes')
   const script = readJson(join(cwd, 'package.json')).scripts['build:native']
   const path = [join(cwd, 'node_modules/.bin'), join(root, 'node_modules/.bin'), process.env.PATH].join(delimiter)
   await step('native CPU kernels', 'sh', ['-c', script], { cwd, env: { PATH: path } }, say)

@@ -19,7 +19,10 @@ export function fittingPlatforms() {
 export async function packAll(dir) {
   mkdirSync(dir, { recursive: true })
   const [command, ...args] = PNPM
-  const packages = [...libraryPackages(), ...fittingPlatforms()]
+  const platforms = fittingPlatforms()
+  // Puts the binary of this machine's build where its package expects it, checked as for a release.
+  if (platforms.length > 0) await mustRun(process.execPath, [join(root, 'packages/kernels/scripts/pack-native.mjs')])
+  const packages = [...libraryPackages(), ...platforms]
   const filters = packages.flatMap((pkg) => ['--filter', pkg.name])
   await mustRun(command, [...args, ...filters, '-r', 'pack', '--pack-destination', dir], { cwd: root })
   const files = readdirSync(dir)

@@ -169,7 +169,9 @@ describe('names and JSON', () => {
     const back = recipeFromJSON(JSON.parse(text))
     expect(back).toEqual(recipe)
     expect(back.constructor).toBe(recipe.constructor)
-    expect(Object.keys(recipeToJSON(recipe)).length).toBe(Object.keys(recipe).length - 1)
+    const json = recipeToJSON(recipe)
+    for (const value of Object.values(json)) expect(Object.values(recipe)).not.toContain(typeof value === 'object' ? (value ?? 'null') : undefined)
+    expect(Object.keys(json).length).toBe(Object.keys(recipe).length - 1)
   })
 
   it('fills what is absent and refuses what is not a recipe', () => {

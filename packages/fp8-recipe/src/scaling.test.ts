@@ -46,6 +46,18 @@ describe('scaleFromAmax', () => {
     expect(scaleFromAmax(FLOAT32_MAX, 448, { power2: true })).toBe(2 ** -120)
   })
 
+  it('takes its arguments as float32', () => {
+    // In float64 0.1 and its float32 neighbour give quotients that round apart.
+    fc.assert(
+      fc.property(fc.double({ min: 1e-30, max: 1e30, noNaN: true }), fc.double({ min: 1e-30, max: 1e30, noNaN: true }), (amax, epsilon) => {
+        expect(scaleFromAmax(amax, 448)).toBe(divide(448, Math.fround(amax)))
+        expect(scaleFromAmax(0, 448, { epsilon })).toBe(divide(448, Math.fround(epsilon)))
+        expect(inverseScale(amax)).toBe(divide(1, Math.fround(amax)))
+      }),
+      { numRuns: 500 },
+    )
+  })
+
   it('inverts in float32', () => {
     fc.assert(
       fc.property(magnitudes.filter((value) => Number.isFinite(value) && value > 0), (scale) => {
@@ -149,6 +161,8 @@ describe('E8M0', () => {
     expect([e8m0ScaleInv(127), e8m0Scale(127), e8m0ScaleInv(255), e8m0Scale(255)]).toEqual([1, 1, NaN, NaN])
     expect(e8m0FromAmax(0, 448)).toBe(0)
     expect(e8m0FromAmax(449, 448)).toBe(128)
+    // Past 2^127 there is no larger finite code.
+    expect(e8m0FromAmax(FLOAT32_MAX, 1)).toBe(254)
   })
 
   it('scales rows in blocks of 32, the last one short', () => {

@@ -93,5 +93,7 @@ function engineOptions({ config, options }: Settings, requests: readonly EngineR
     ...(pageSize === undefined ? {} : { pageSize }),
     ...(totalNumPages === undefined ? {} : { totalNumPages }),
     ...(dtype === undefined ? {} : { kvDtype: dtype }),
+    ...(options.graphs === undefined ? {} : { graphs: options.graphs }),
+    ...(options.stepsPerSync === undefined ? {} : { stepsPerSync: options.stepsPerSync }),
   }
 }

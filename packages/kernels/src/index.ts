@@ -1,7 +1,6 @@
 export type { MemoryStats } from './allocator.js'
 export { Device, listLevels, openDevice, type DeviceOptions, type Isa } from './device.js'
 export type { TensorDType } from './dtype-codes.js'
-export { enqueue } from './enqueue.js'
 export { Graph } from './graph.js'
 export { OP_NAMES, type OpName } from './op-table.js'
 export { Event, Queue } from './queue.js'

@@ -30,6 +30,7 @@ export const OP_NAMES = [
   'dequantize',
   'randomWeights',
   'readFile',
+  'advanceDecode',
 ] as const
 
 export type OpName = (typeof OP_NAMES)[number]

@@ -17,6 +17,14 @@ export interface LayerCache {
   readonly vScaleInv?: Tensor
 }
 
+/** Scales of a layer's FP8 keys and values, one a head: value = stored * scale. */
+export interface KvLayerScales {
+  /** [Hkv] */
+  readonly k: Float32Array
+  /** [Hkv] */
+  readonly v: Float32Array
+}
+
 export interface CacheShape {
   readonly layers: number
   readonly pages: number
@@ -39,7 +47,8 @@ export class CacheBuffers {
   readonly #layers: LayerCache[]
   readonly #views: Tensor[] = []
 
-  constructor(device: Device, dtype: KvDType, shape: CacheShape) {
+  /** @param scales of each layer, e4m3 only; default 1 */
+  constructor(device: Device, dtype: KvDType, shape: CacheShape, scales?: readonly KvLayerScales[]) {
     const { layers, pages, heads, pageSize, headDim } = shape
     const rows = [layers * pages, heads * pageSize * headDim]
     this.#device = device
@@ -47,8 +56,12 @@ export class CacheBuffers {
     this.#k = Tensor.empty(rows, { dtype, device })
     this.#v = Tensor.empty(rows, { dtype, device })
     if (dtype === 'e4m3') {
-      const ones = new Float32Array(2 * layers * heads).fill(1)
-      this.#scales = Tensor.from(ones, { shape: [2 * layers, heads], dtype: 'f32', device })
+      const values = new Float32Array(2 * layers * heads).fill(1)
+      for (const [layer, { k, v }] of (scales ?? []).entries()) {
+        values.set(k, 2 * layer * heads)
+        values.set(v, (2 * layer + 1) * heads)
+      }
+      this.#scales = Tensor.from(values, { shape: [2 * layers, heads], dtype: 'f32', device })
     }
     this.#layers = Array.from({ length: layers }, (_, layer) => ({
       k: this.#view(this.#k, layer * pages, pages, [pages, heads, pageSize, headDim]),

@@ -1,4 +1,5 @@
-export { type KvDType, type LayerCache } from './buffers.js'
+export { type KvDType, type KvLayerScales, type LayerCache } from './buffers.js'
+export { type DecodeRows } from './decode-arrays.js'
 export { InferenceParams } from './inference-params.js'
 export { type InferenceParamsOptions, type QkvFormat } from './options.js'
 export { type SequenceId } from './pages.js'

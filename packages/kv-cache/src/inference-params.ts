@@ -2,6 +2,7 @@ import { OctetError } from '@octet-llm/core'
 import { kvAppend, type Device, type Tensor } from '@octet-llm/kernels'
 
 import { CacheBuffers, type KvDType, type LayerCache } from './buffers.js'
+import { DecodeArrays, type DecodeRows } from './decode-arrays.js'
 import { validateOptions, type InferenceParamsOptions, type QkvFormat } from './options.js'
 import { checkTokens, paddedIndex, type StepShape } from './padded.js'
 import { PageTable, type SequenceId } from './pages.js'
@@ -39,6 +40,9 @@ export class InferenceParams {
   #maxSeqlenKv = 0
   /** Pages changed hands since the last step: every row of the page table goes to the device anew. */
   #stale = false
+  #decode: DecodeArrays | undefined
+  /** The decode window that has begun: its width, and cached tokens of each sequence before it. */
+  #window: { readonly width: number; readonly before: readonly number[] } | undefined
   #disposed = false
 
   /** @throws OctetError `INVALID_ARGUMENT` naming the argument; `OUT_OF_MEMORY` */
@@ -70,7 +74,7 @@ export class InferenceParams {
       heads: options.numHeadsKv,
       pageSize,
       headDim: options.headDimK,
-    })
+    }, options.kvScales)
     const tokens = options.maxBatchSize * (options.maxCtxLen ?? 1)
     this.#arrays = new StepArrays(options.device, options.maxBatchSize, pagesPerSequence, tokens)
   }
@@ -82,7 +86,7 @@ export class InferenceParams {
 
   /** B: rows of the current step. */
   get batchSize(): number {
-    return this.#order.length
+    return this.#window?.width ?? this.#order.length
   }
 
   /** T: new tokens of the current step, all rows together. */
@@ -145,6 +149,7 @@ export class InferenceParams {
 
   /** Host mirrors of the device arrays. Read only. */
   get host(): { readonly cuSeqlensQ: Int32Array; readonly kvLens: Int32Array; readonly preStepSeqlens: Int32Array; readonly pageTable: Int32Array; readonly positions: Int32Array } {
+    if (this.#window !== undefined) return this.#decode!.host
     return { ...this.#arrays.host, positions: this.#arrays.hostPositions.subarray(0, this.#totalTokens) }
   }
 
@@ -155,7 +160,7 @@ export class InferenceParams {
 
   /** Bytes of keys, values and step arrays on the device. */
   get memoryBytes(): number {
-    return this.#buffers.byteLength + this.#arrays.byteLength
+    return this.#buffers.byteLength + this.#arrays.byteLength + (this.#decode?.byteLength ?? 0)
   }
 
   /** Cached tokens of a sequence; 0 when it is not in the cache. */
@@ -176,6 +181,7 @@ export class InferenceParams {
    */
   preStep(newTokens: ReadonlyMap<SequenceId, number>): void {
     this.#alive('preStep')
+    this.#noWindow('preStep')
     this.#checkStep(newTokens)
     const remove = this.#order.filter((id) => !newTokens.has(id))
     const order = [...this.#order.filter((id) => newTokens.has(id)), ...[...newTokens.keys()].filter((id) => !this.#table.has(id))]
@@ -201,6 +207,55 @@ export class InferenceParams {
     this.#buffers.copyPages(copies)
     this.#arrays.fill(before, counts)
     this.#active = this.#arrays.active
+  }
+
+  /**
+   * Begins a window of decode steps, one token a row, that go on without the host: pages for all of them are taken now,
+   * and what layers read lies at fixed addresses, so that one captured step serves every window of its width. An op
+   * (advanceDecode) moves {@link DecodeRows} on between two steps. Sequences join and leave as in {@link preStep}; rows
+   * past the last one are idle. {@link endDecode} closes the window.
+   * @param newTokens most tokens of each sequence in the window, ≥ 1
+   * @param width rows of every step, at least the number of sequences
+   * @throws OctetError as preStep; `INVALID_ARGUMENT` for a width that is too small. Nothing has changed then.
+   */
+  beginDecode(newTokens: ReadonlyMap<SequenceId, number>, width: number): DecodeRows {
+    this.#alive('beginDecode')
+    this.#noWindow('beginDecode')
+    const capacity = 2 ** Math.ceil(Math.log2(this.maxBatchSize))
+    if (!Number.isSafeInteger(width) || width < newTokens.size || width > capacity || [...newTokens.values()].some((n) => n < 1)) {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'beginDecode', argument: 'width', expected: `${newTokens.size} to ${capacity} rows of at least one new token`, received: String(width) })
+    }
+    this.#checkStep(newTokens)
+    const remove = this.#order.filter((id) => !newTokens.has(id))
+    const order = [...this.#order.filter((id) => newTokens.has(id)), ...[...newTokens.keys()].filter((id) => !this.#table.has(id))]
+    const before = order.map((id) => this.#table.length(id))
+    const copies = this.#table.apply({ remove, append: newTokens })
+    this.#buffers.copyPages(copies)
+    this.#decode ??= new DecodeArrays(this.device, capacity, Math.ceil(this.maxSequenceLength / this.pageSize))
+    this.#decode.fill(before, order.map((id) => this.#table.pages(id)))
+    const { active, rows } = this.#decode.views(width)
+    this.#order = order
+    this.#window = { width, before }
+    this.#counts = Array.from({ length: width }, () => 1)
+    this.#totalTokens = width
+    this.#maxSeqlenQ = 1
+    // A captured step must not depend on how long its sequences are now.
+    this.#maxSeqlenKv = this.maxSequenceLength
+    this.#active = active
+    return rows
+  }
+
+  /**
+   * Closes a decode window and gives back the pages that it did not need. The step arrays are invalid until the next
+   * preStep or beginDecode.
+   * @param used tokens that each sequence has cached in the window, at most as announced; absent ones: none
+   * @throws OctetError `INVALID_ARGUMENT`
+   */
+  endDecode(used: ReadonlyMap<SequenceId, number>): void {
+    this.#alive('endDecode')
+    if (this.#window === undefined) throw new OctetError('INVALID_ARGUMENT', { op: 'endDecode', message: '[endDecode] no decode window has begun' })
+    for (const [row, id] of this.#order.entries()) this.#table.truncate(id, this.#window.before[row]! + (used.get(id) ?? 0))
+    this.#closeWindow()
   }
 
   /** Keys and values of a layer. @param layer 1-based. @throws OctetError `INVALID_ARGUMENT` */
@@ -243,6 +298,7 @@ export class InferenceParams {
   /** Forgets every sequence; memory and addresses stay. */
   reset(): void {
     this.#alive('reset')
+    this.#closeWindow()
     this.#table.clear()
     this.#order = []
     this.#counts = []
@@ -292,11 +348,25 @@ export class InferenceParams {
     if (this.#disposed) return
     this.#disposed = true
     this.#arrays.dispose()
+    this.#decode?.dispose()
     this.#buffers.dispose()
   }
 
   [Symbol.dispose](): void {
     this.dispose()
+  }
+
+  #closeWindow(): void {
+    if (this.#window === undefined) return
+    this.#window = undefined
+    this.#counts = this.#order.map(() => 0)
+    this.#totalTokens = 0
+    this.#active = undefined
+    this.#stale = true
+  }
+
+  #noWindow(op: string): void {
+    if (this.#window !== undefined) throw new OctetError('INVALID_ARGUMENT', { op, message: `[${op}] a decode window is open; call endDecode() first` })
   }
 
   #checkStep(newTokens: ReadonlyMap<SequenceId, number>): void {

@@ -1,7 +1,7 @@
 import { OctetError } from '@octet-llm/core'
 import type { Device } from '@octet-llm/kernels'
 
-import type { KvDType } from './buffers.js'
+import type { KvDType, KvLayerScales } from './buffers.js'
 
 /** How the tokens of a step are laid out in k and v: `thd` is packed, the others are padded. */
 export type QkvFormat = 'bshd' | 'sbhd' | 'thd'
@@ -30,6 +30,8 @@ export interface InferenceParamsOptions {
   readonly maxCtxLen?: number
   /** Format that `step` takes. Default 'bshd'. */
   readonly qkvFormat?: QkvFormat
+  /** e4m3 only: scales of each layer's keys and values, calibrated. Default: all 1. */
+  readonly kvScales?: readonly KvLayerScales[]
 }
 
 const DEFAULT_PAGE_SIZE = 64
@@ -50,5 +52,19 @@ export function validateOptions(options: InferenceParamsOptions): number {
   if (!['f32', 'bf16', 'e4m3'].includes(options.dtype)) refuse('dtype', 'f32, bf16 or e4m3', options.dtype)
   if (totalNumPages !== undefined && options.isPaged !== true) refuse('totalNumPages', 'nothing for a non-paged cache', totalNumPages, 'set isPaged: true')
   if (!['bshd', 'sbhd', 'thd', undefined].includes(options.qkvFormat)) refuse('qkvFormat', 'bshd, sbhd or thd', options.qkvFormat)
+  if (options.kvScales !== undefined) checkScales(options, options.kvScales, refuse)
   return pageSize
+}
+
+function checkScales({ dtype, numLayers, numHeadsKv }: InferenceParamsOptions, scales: readonly KvLayerScales[], refuse: (argument: string, expected: string, received: unknown) => void): void {
+  if (dtype !== 'e4m3') refuse('kvScales', 'nothing for a cache that is not e4m3', dtype)
+  if (scales.length !== numLayers) refuse('kvScales', `${numLayers} layers`, scales.length)
+  for (const [i, layer] of scales.entries()) {
+    for (const part of ['k', 'v'] as const) {
+      const values = layer[part]
+      if (values.length !== numHeadsKv) refuse(`kvScales[${i}].${part}`, `[${numHeadsKv}]`, `[${values.length}]`)
+      const bad = values.find((value) => !(value > 0 && Number.isFinite(value)))
+      if (bad !== undefined) refuse(`kvScales[${i}].${part}`, 'finite scales above 0', bad)
+    }
+  }
 }

@@ -16,6 +16,8 @@ export interface ActiveArrays {
   readonly rowOf: Tensor
   /** i32 [T]: position of each packed token within its sequence. */
   readonly positions: Tensor
+  /** i32 [T]: position whose angles a token takes, where that is not `positions`. */
+  readonly ropePositions?: Tensor
 }
 
 const ALIGN = 16

@@ -1,7 +1,7 @@
 import { OctetError, roundBf16 } from '@octet-llm/core'
 import type { HiddenActivation, ModelConfig } from '@octet-llm/hf-loader/config'
 import type { Device } from '@octet-llm/kernels'
-import { RotaryPositionEmbedding, type Activation, type CausalLMInfo, type TransformerLayerOptions } from '@octet-llm/transformer'
+import { RotaryPositionEmbedding, type Activation, type CausalLMInfo, type Fp8Inference, type TransformerLayerOptions } from '@octet-llm/transformer'
 
 /** What a layer takes besides its config. */
 export interface GemmaLayerOptions {
@@ -14,6 +14,8 @@ export interface GemmaLayerOptions {
   readonly fuseQkvParams?: boolean
   /** Default 0. */
   readonly seed?: number
+  /** Projections in FP8. Default: none. */
+  readonly fp8?: Fp8Inference | undefined
   /** false leaves the weights for a checkpoint to fill. Default true. */
   readonly initialize?: boolean
 }

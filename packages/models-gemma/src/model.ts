@@ -5,7 +5,7 @@ import { DecoderForCausalLM, contextPhase, generationPhase, type Phase } from '@
 
 import { embeddingScale, gemmaInfo, gemmaRopes, type GemmaLayerOptions } from './config.js'
 import { TEGemmaDecoderLayer } from './layer.js'
-import { loadPretrained, type FromPretrainedOptions } from './load.js'
+import { exportQuantized, loadPretrained, type ExportOptions, type FromPretrainedOptions } from './load.js'
 import { gemmaWeightMap } from './weight-map.js'
 
 export interface TEGemmaOptions extends GemmaLayerOptions {
@@ -59,6 +59,16 @@ export class TEGemmaForCausalLM extends DecoderForCausalLM {
   /** Tokens in, tokens out. @throws OctetError as generateTokens; `signal.reason` when aborted */
   generate(options: GenerateTokensOptions): Promise<GenerateOutput> {
     return generateTokens(this, { modelGenerationConfig: this.generationConfig, ...options })
+  }
+
+  /**
+   * Writes an FP8 model as a compressed-tensors checkpoint: the codes and scales that it computes with, static scales
+   * where it was calibrated. Loaded with `fp8: true` it gives the same logits, bit for bit. Tokenizer files are not copied.
+   * @returns names of the weight files
+   * @throws OctetError `INVALID_ARGUMENT` for a model that is not in FP8, and what saveCheckpoint throws
+   */
+  exportQuantized(dir: string, options: ExportOptions = {}): Promise<string[]> {
+    return exportQuantized(this, dir, options)
   }
 
   /** Prefill as its own callable over this model. */

@@ -1,7 +1,7 @@
 import { OctetError } from '@octet-llm/core'
 import type { HiddenActivation, ModelConfig } from '@octet-llm/hf-loader/config'
 import type { Device } from '@octet-llm/kernels'
-import { RotaryPositionEmbedding, type Activation, type CausalLMInfo, type TransformerLayerOptions } from '@octet-llm/transformer'
+import { RotaryPositionEmbedding, type Activation, type CausalLMInfo, type Fp8Inference, type TransformerLayerOptions } from '@octet-llm/transformer'
 
 /** What a layer takes besides its config. */
 export interface LlamaLayerOptions {
@@ -10,6 +10,8 @@ export interface LlamaLayerOptions {
   readonly dtype?: 'f32' | 'bf16'
   /** Storage of the projections. Default `dtype`. */
   readonly weightDtype?: 'f32' | 'bf16' | 'f16'
+  /** Projections in FP8. Default: none. */
+  readonly fp8?: Fp8Inference | undefined
   /** State has one QKV weight. Default false, as te_llama. */
   readonly fuseQkvParams?: boolean
   /** Default 0. */

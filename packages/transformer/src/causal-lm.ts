@@ -2,6 +2,10 @@ import type { AsyncDisposable } from '@octet-llm/core'
 import type { Device, Tensor } from '@octet-llm/kernels'
 import type { InferenceParams, KvDType } from '@octet-llm/kv-cache'
 
+import type { Workspace } from './workspace.js'
+
+import type { Fp8Context } from './fp8/context.js'
+
 /** What generation, serving and training need to know about a model. */
 export interface CausalLMInfo {
   /** Hugging Face's model_type: 'gemma', 'gemma2', 'gemma3_text', 'llama'. */
@@ -36,13 +40,17 @@ export interface InferenceParamsRequest {
   readonly pageSize?: number
   /** Paged only; default enough for maxBatchSize full sequences. */
   readonly totalNumPages?: number
-  /** Default: the model's dtype. */
-  readonly kvDtype?: KvDType
+  /** Default: the model's dtype. `fp8` is e4m3, with the model's calibrated scale of each head, else 1. */
+  readonly kvDtype?: KvDType | 'fp8'
 }
 
 export interface StepOptions {
   /** `last` (default): each row's last token, [B, V]. `all`: every token, [T, V]. `none`: no logits, null. */
   readonly logits?: 'last' | 'all' | 'none'
+  /** Buffers for intermediate values. Default: the model's own. A step that is captured brings one that no other step uses. */
+  readonly workspace?: Workspace
+  /** See {@link ForwardInput.fp8}. */
+  readonly fp8?: Fp8Context | undefined
 }
 
 export interface ForwardInput {
@@ -50,6 +58,8 @@ export interface ForwardInput {
   readonly inputIds: readonly (readonly number[])[] | readonly Int32Array[] | Tensor
   /** [B][S], 1 for tokens and 0 for pads, anywhere in a row. Default: all tokens. */
   readonly attentionMask?: readonly ArrayLike<number>[]
+  /** From autocast. Default: FP8 exactly where the weights are in FP8. */
+  readonly fp8?: Fp8Context | undefined
 }
 
 export interface ForwardOutput {
@@ -97,4 +107,9 @@ export interface CausalLM extends AsyncDisposable {
   forward(input: ForwardInput & { readonly hiddenStates: true }): ForwardOutput
   forward(input: ForwardInput & { readonly hiddenStates?: false }): Tensor
   memory(): ModelMemory
+  /**
+   * Readies the model for captured steps over sequences of up to `length` tokens; false where such a step needs the host.
+   * A model without it has no captured steps.
+   */
+  prepareCapture?(length: number): boolean
 }

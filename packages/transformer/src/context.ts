@@ -1,6 +1,7 @@
 import type { Tensor } from '@octet-llm/kernels'
 import type { InferenceParams } from '@octet-llm/kv-cache'
 
+import type { Fp8Context } from './fp8/context.js'
 import type { AttnMaskType, WindowSize } from './mask.js'
 import type { RopeTables, RotaryPositionEmbedding } from './rotary-position-embedding.js'
 import type { Workspace } from './workspace.js'
@@ -24,6 +25,8 @@ export interface ForwardContext {
   readonly windowSize?: WindowSize
   /** Buffers for intermediate values; pass one to many calls to save their allocation. */
   readonly workspace?: Workspace
+  /** From {@link autocast}. Absent: modules whose weights are in FP8 compute in FP8, others do not. */
+  readonly fp8?: Fp8Context | undefined
 }
 
 /** Where each sequence lies among the packed tokens. */
@@ -45,6 +48,7 @@ export interface LayerContext {
   readonly rope?: RopeTables
   readonly selfAttnMaskType?: AttnMaskType
   readonly windowSize?: WindowSize
+  readonly fp8?: Fp8Context | undefined
 }
 
 /** Where a part of a layer puts its result, and what it adds to it first. */
@@ -52,4 +56,7 @@ export interface RunOptions {
   readonly out?: Tensor
   /** Added before the one rounding of the result; may be `out` itself. */
   readonly residual?: Tensor
+  /** Keeps quantized activations between calls. Default: allocated and freed in the call. */
+  readonly workspace?: Workspace
+  readonly fp8?: Fp8Context | undefined
 }

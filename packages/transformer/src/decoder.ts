@@ -1,17 +1,22 @@
 import { OctetError, formatShape, numel, type WeightSink, type WeightSlot } from '@octet-llm/core'
 import { embedding, gatherRows, linear, scatterRows, softcap, Tensor, type Device } from '@octet-llm/kernels'
-import { InferenceParams } from '@octet-llm/kv-cache'
+import { InferenceParams, type KvLayerScales } from '@octet-llm/kv-cache'
 
 import type { CausalLM, CausalLMInfo, ForwardInput, ForwardOutput, InferenceParamsRequest, ModelMemory, StepOptions } from './causal-lm.js'
 import type { LayerContext } from './context.js'
 import { packInput, type PackedInput } from './forward-input.js'
+import { DecoderFp8, type NamedLinear } from './fp8/decoder-fp8.js'
+import { kvScalesOf, type Calibration } from './fp8/calibration.js'
+import { quantizedCheckpoint, type QuantizedCheckpoint } from './fp8/export.js'
+import type { Fp8Context } from './fp8/context.js'
+import { Linear } from './linear.js'
 import { findWeight, weightStream, type ModuleOptions } from './module.js'
 import { RMSNorm, type Norm } from './norm.js'
 import { ReferenceLayer } from './reference-layer.js'
 import type { RotaryPositionEmbedding, TokenRun } from './rotary-position-embedding.js'
 import type { DecoderLayer, TransformerLayer } from './transformer-layer.js'
 import { Weight } from './weight.js'
-import { weightSink } from './weight-sink.js'
+import { weightSink, type SinkOptions } from './weight-sink.js'
 import { Workspace } from './workspace.js'
 
 /** A checkpoint tensor and the parameter that holds it; addresses as findWeight takes them. */
@@ -58,11 +63,16 @@ export class DecoderForCausalLM implements CausalLM {
   readonly tieWordEmbeddings: boolean
   readonly #options: DecoderOptions
   readonly #embedding: Weight
-  readonly #head: Weight
+  /** Undefined: the embedding table is the head. */
+  readonly #head: Linear | undefined
+  readonly #linears: readonly NamedLinear[]
+  readonly #fp8: DecoderFp8 | undefined
   readonly #norm: Norm
   readonly #ropes: ReadonlySet<RotaryPositionEmbedding>
   readonly #weights: ReadonlyMap<string, Weight>
   readonly #workspace: Workspace
+  #calibration: Calibration | undefined
+  #warned = false
   #disposed = false
 
   /** @throws OctetError `INVALID_ARGUMENT`, `OUT_OF_MEMORY` */
@@ -77,17 +87,22 @@ export class DecoderForCausalLM implements CausalLM {
     this.layers = options.layers.map((layer) => (reference ? new ReferenceLayer(layer) : layer))
     this.#ropes = new Set(options.ropes)
     this.#workspace = new Workspace(device)
-    const table = { device, dtype: options.weightDtype ?? dtype, shape: [info.vocabSize, info.hiddenSize] }
-    this.#embedding = new Weight(table)
-    this.#head = this.tieWordEmbeddings ? this.#embedding : new Weight(table)
+    const weightDtype = options.weightDtype ?? dtype
+    this.#embedding = new Weight({ device, dtype: weightDtype, shape: [info.vocabSize, info.hiddenSize] })
+    const headFp8 = options.fp8?.lmHead === true ? options.fp8 : undefined
+    if (!this.tieWordEmbeddings || headFp8 !== undefined) {
+      this.#head = new Linear({ device, dtype, weightDtype, inFeatures: info.hiddenSize, outFeatures: info.vocabSize, bias: false, initialize: false, fp8: headFp8 })
+    }
     const { layernormEpsilon: eps, zeroCenteredGamma, castBeforeWeight } = options
     this.#norm = new RMSNorm({ device, normalizedShape: info.hiddenSize, eps, zeroCenteredGamma, castBeforeWeight })
     this.#weights = new Map([
       ['embed_tokens.weight', this.#embedding],
       ...this.layers.flatMap((layer, i) => layer.weights().map(([path, w]) => [`layers.${i}.${path}`, w] as [string, Weight])),
       ['norm.weight', this.#norm.weight],
-      ...(this.tieWordEmbeddings ? [] : [['lm_head.weight', this.#head] as [string, Weight]]),
+      ...(this.#head === undefined ? [] : [['lm_head.weight', this.#head.weight] as [string, Weight]]),
     ])
+    this.#linears = this.#nameLinears()
+    this.#fp8 = options.fp8 === undefined ? undefined : new DecoderFp8(options.fp8, this.#linears)
     if (options.initialize !== false) this.#initialize(options.seed ?? 0, options.initStd ?? 0.02)
   }
 
@@ -95,14 +110,17 @@ export class DecoderForCausalLM implements CausalLM {
     this.#alive('createInferenceParams')
     const { numLayers, numKvHeads, headDim } = this.info
     const { kvDtype, ...rest } = request
+    const dtype = kvDtype === 'fp8' ? 'e4m3' : (kvDtype ?? this.dtype)
+    const kvScales = dtype === 'e4m3' ? this.#kvScales() : undefined
     return new InferenceParams({
       ...rest,
       device: this.device,
       numLayers,
       numHeadsKv: numKvHeads,
       headDimK: headDim,
-      dtype: kvDtype ?? this.dtype,
+      dtype,
       qkvFormat: 'thd',
+      ...(kvScales === undefined ? {} : { kvScales }),
     })
   }
 
@@ -115,6 +133,12 @@ export class DecoderForCausalLM implements CausalLM {
     for (const rope of this.#ropes) rope.reserve(length)
   }
 
+  /** Angles that follow a sequence's own length (dynamic RoPE past the trained length) are made on the host. */
+  prepareCapture(length: number): boolean {
+    this.reserve(length)
+    return [...this.#ropes].every((rope) => rope.scaling.type !== 'dynamic' || length <= rope.maxPositionEmbeddings)
+  }
+
   step(tokens: Tensor, params: InferenceParams, options: StepOptions & { readonly logits: 'none' }): null
   step(tokens: Tensor, params: InferenceParams, options?: StepOptions & { readonly logits?: 'last' | 'all' }): Tensor
   step(tokens: Tensor, params: InferenceParams, options?: StepOptions): Tensor | null
@@ -124,15 +148,16 @@ export class DecoderForCausalLM implements CausalLM {
     const count = params.totalTokens
     const { cuSeqlensQ, preStepSeqlens } = params.host
     const runs = Array.from({ length: params.batchSize }, (_, r) => ({ begin: preStepSeqlens[r]!, count: cuSeqlensQ[r + 1]! - cuSeqlensQ[r]! }))
-    const x = this.#embed(tokens, this.#workspace.get('x', [count, this.info.hiddenSize], this.dtype))
-    const contexts = this.#contexts({ workspace: this.#workspace, inferenceParams: params }, params.active.positions, runs)
+    const workspace = options.workspace ?? this.#workspace
+    const x = this.#embed(tokens, workspace.get('x', [count, this.info.hiddenSize], this.dtype))
+    const contexts = this.#contexts({ workspace, inferenceParams: params, fp8: options.fp8 }, params.active.ropePositions ?? params.active.positions, runs)
     for (const [i, layer] of this.layers.entries()) layer.run(x, contexts[i]!, x)
     const logits = options.logits ?? 'last'
     if (logits === 'none') return null
     // Without any new token there is no row to gather either: the logits of idle rows have no meaning.
     if (count === 0 && logits === 'last') return Tensor.zeros([params.batchSize, this.info.vocabSize], { dtype: 'f32', device: this.device })
     const everyRow = logits === 'all' || runs.every((run) => run.count === 1)
-    return this.#logits(everyRow ? x : gatherRows({ x, rows: params.active.lastTokens, out: this.#workspace.get('last', [params.batchSize, this.info.hiddenSize], this.dtype) }))
+    return this.#logits(everyRow ? x : gatherRows({ x, rows: params.active.lastTokens, out: workspace.get('last', [params.batchSize, this.info.hiddenSize], this.dtype) }), workspace, options.fp8)
   }
 
   forward(input: ForwardInput & { readonly hiddenStates: true }): ForwardOutput
@@ -142,7 +167,7 @@ export class DecoderForCausalLM implements CausalLM {
     const packed = packInput(this.device, input)
     const workspace = new Workspace(this.device)
     try {
-      const context: LayerContext = { workspace, ranges: packed.ranges }
+      const context: LayerContext = { workspace, ranges: packed.ranges, fp8: input.fp8 }
       const contexts = this.#contexts(context, packed.positions, packed.runs)
       const keepAll = input.hiddenStates === true
       const states: Tensor[] = []
@@ -153,7 +178,7 @@ export class DecoderForCausalLM implements CausalLM {
       }
       const normed = this.#padded(this.#norm.forward(x, workspace.get('normed', x.shape, x.dtype)), packed)
       const flat = normed.view([packed.batch * packed.width, this.info.hiddenSize])
-      const logits = this.#project(flat)
+      const logits = this.#project(flat, workspace, input.fp8)
       flat.dispose()
       const shaped = logits.view([packed.batch, packed.width, this.info.vocabSize])
       logits.dispose()
@@ -171,17 +196,58 @@ export class DecoderForCausalLM implements CausalLM {
     return this.#options.weightMap.map(({ name, address, optional }) => {
       const { weight, segment } = findWeight(this.#weights, address)
       const shape = [...weight.shapeOf(segment)]
-      return { name, shape, quantizable: shape.length === 2 && address.startsWith('layers.'), ...(optional === true ? { optional } : {}) }
+      return { name, shape, quantizable: shape.length === 2 && (address.startsWith('layers.') || address === 'lm_head.weight'), ...(optional === true ? { optional } : {}) }
     })
   }
 
-  /** Uploads what a loader accepts into the slots' parameters, tensor by tensor. */
-  sink(options: { readonly signal?: AbortSignal } = {}): WeightSink {
+  /**
+   * Follows an FP8 checkpoint, before anything is loaded: what it holds in FP8 stays as it is, what it left out stays out.
+   * Without effect on a model that was not made with `fp8`.
+   * @param stored checkpoint names of the weights that it holds in FP8
+   */
+  layOutFp8(stored: ReadonlySet<string>): void {
+    this.#fp8?.layOut(stored)
+  }
+
+  /** Uploads what a loader accepts into the slots' parameters, tensor by tensor, quantizing and merging on the way. */
+  sink(options: SinkOptions = {}): WeightSink {
     const addresses = new Map(this.#options.weightMap.map((entry) => [entry.name, entry.address]))
+    const linears = new Map(this.#linears.map(({ linear }) => [linear.weight, linear]))
     return weightSink((slot) => {
       const { weight, segment } = findWeight(this.#weights, addresses.get(slot.name) ?? slot.name)
-      return weight.view(segment)
-    }, options.signal)
+      const linear = linears.get(weight)
+      return { weight, segment, onInputScale: (scale) => linear !== undefined && this.#fp8?.noteInputScale(linear, scale) }
+    }, options)
+  }
+
+  /**
+   * Ends a load: settles how activations and the FP8 cache are scaled.
+   * @param calibration static scales; those of an FP8 checkpoint otherwise
+   * @throws OctetError `CHECKPOINT_MISMATCH` for a calibration of another model, `RECIPE_NOT_CALIBRATED`
+   */
+  finishLoading(calibration?: Calibration): void {
+    const { numLayers, numKvHeads } = this.info
+    kvScalesOf(calibration, numLayers, numKvHeads)
+    this.#calibration = calibration
+    if (this.tieWordEmbeddings && this.#head !== undefined) this.#head.weight.storage.store(undefined, this.#embedding.tensor, this.#head.weight.rule!)
+    this.#fp8?.finish(calibration)
+  }
+
+  /** The projections that FP8 applies to, by the names of a {@link Calibration}. */
+  linears(): readonly (readonly [name: string, linear: Linear])[] {
+    return this.#linears.filter(({ name }) => name !== 'lm_head').map(({ name, linear }) => [name, linear])
+  }
+
+  /** The model as a compressed-tensors checkpoint. @throws OctetError `INVALID_ARGUMENT` for a model that is not in FP8 */
+  quantizedCheckpoint(): QuantizedCheckpoint {
+    this.#alive('exportQuantized')
+    const { fp8, weightMap } = this.#options
+    return quantizedCheckpoint({ fp8, weights: this.#weights, weightMap, linears: this.#linears, calibration: this.#calibration, numLayers: this.info.numLayers })
+  }
+
+  /** The calibration that the model was loaded with. */
+  get calibration(): Calibration | undefined {
+    return this.#calibration
   }
 
   /**
@@ -213,7 +279,7 @@ export class DecoderForCausalLM implements CausalLM {
   async dispose(): Promise<void> {
     if (this.#disposed) return
     this.#disposed = true
-    for (const owner of [...this.layers, ...this.#ropes, this.#norm, this.#embedding, this.#head, this.#workspace]) owner.dispose()
+    for (const owner of [...this.layers, ...this.#ropes, this.#norm, this.#embedding, this.#head, this.#workspace]) owner?.dispose()
     await this.device.synchronize()
   }
 
@@ -223,8 +289,9 @@ export class DecoderForCausalLM implements CausalLM {
 
   #initialize(seed: number, std: number): void {
     this.#embedding.randomize(seed, std, [weightStream(0, 0)])
-    if (!this.tieWordEmbeddings) this.#head.randomize(seed, std, [weightStream(0, 1)])
+    if (!this.tieWordEmbeddings) this.#head!.weight.randomize(seed, std, [weightStream(0, 1)])
     this.#norm.initialize()
+    this.finishLoading()
   }
 
   #embed(ids: Tensor, out: Tensor): Tensor {
@@ -238,14 +305,15 @@ export class DecoderForCausalLM implements CausalLM {
     return this.#options.ropes.map((rope) => byRope.get(rope)!)
   }
 
-  #logits(x: Tensor): Tensor {
-    return this.#project(this.#norm.forward(x, this.#workspace.get('normed', x.shape, x.dtype)))
+  #logits(x: Tensor, workspace: Workspace, fp8: Fp8Context | undefined): Tensor {
+    return this.#project(this.#norm.forward(x, workspace.get('normed', x.shape, x.dtype)), workspace, fp8)
   }
 
   /** @returns f32 [N, V], the caller's */
-  #project(x: Tensor): Tensor {
+  #project(x: Tensor, workspace: Workspace, fp8: Fp8Context | undefined): Tensor {
     const out = Tensor.empty([x.shape[0]!, this.info.vocabSize], { dtype: 'f32', device: this.device })
-    linear({ x, weight: this.#head.tensor, out })
+    if (this.#head === undefined) linear({ x, weight: this.#embedding.tensor, out })
+    else this.#head.run(x, { out, workspace, fp8 })
     const cap = this.#options.finalLogitSoftcapping
     return cap === undefined ? out : softcap({ x: out, cap, out })
   }
@@ -258,6 +326,24 @@ export class DecoderForCausalLM implements CausalLM {
     scatterRows({ x, rows: packed.index, out: flat })
     flat.dispose()
     return full
+  }
+
+  #nameLinears(): NamedLinear[] {
+    const names = new Map(this.#options.weightMap.map(({ name, address }) => [address, name]))
+    const slotsOf = (path: string, { segments }: Weight) => (segments.length === 0 ? [path] : segments.map((s) => `${path}.${s.name}`)).map((address) => names.get(address) ?? address)
+    const paths = new Map([...this.#weights].map(([path, weight]) => [weight, path]))
+    const parts = this.layers.flatMap((layer, i) => layer.linears().map(([path, linear]) => [`layers.${i}.${path}`, linear] as const))
+    const head = this.#head === undefined ? [] : [['lm_head', this.#head] as const]
+    return [...parts, ...head].map(([name, linear]) => ({ name, linear, slots: slotsOf(paths.get(linear.weight)!, linear.weight) }))
+  }
+
+  #kvScales(): KvLayerScales[] | undefined {
+    const scales = kvScalesOf(this.#calibration, this.info.numLayers, this.info.numKvHeads)
+    if (scales === undefined && !this.#warned) {
+      this.#warned = true
+      process.emitWarning('the FP8 KV cache has no calibrated scales and stores keys and values with scale 1; make them with `octet quantize --calibrate FILE`', { code: 'OCTET_KV_UNCALIBRATED' })
+    }
+    return scales
   }
 
   #alive(op: string): void {

@@ -30,15 +30,15 @@ export class LayerNormLinear implements Module {
   }
 
   /** @param x [..., K] @returns [..., N]. @throws OctetError `SHAPE_MISMATCH`, `DTYPE_MISMATCH` */
-  forward(x: Tensor): Tensor {
+  forward(x: Tensor, options: Pick<RunOptions, 'fp8'> = {}): Tensor {
     const workspace = new Workspace(x.device)
-    const y = this.run(x, workspace)
+    const y = this.run(x, workspace, options)
     workspace.dispose()
     return y
   }
 
   run(x: Tensor, workspace: Workspace, options: RunOptions = {}): Tensor {
-    return this.linear.run(this.norm.forward(x, workspace.get('norm', x.shape, x.dtype)), options)
+    return this.linear.run(this.norm.forward(x, workspace.get('norm', x.shape, x.dtype)), { ...options, workspace })
   }
 
   weights(): [string, Weight][] {

@@ -68,9 +68,9 @@ export class LayerNormMLP implements Module {
   }
 
   /** @param x [..., hidden] @returns [..., hidden]. @throws OctetError `SHAPE_MISMATCH`, `DTYPE_MISMATCH` */
-  forward(x: Tensor): Tensor {
+  forward(x: Tensor, options: Pick<RunOptions, 'fp8'> = {}): Tensor {
     const workspace = new Workspace(x.device)
-    const y = this.run(x, workspace)
+    const y = this.run(x, workspace, options)
     workspace.dispose()
     return y
   }
@@ -79,12 +79,12 @@ export class LayerNormMLP implements Module {
   run(x: Tensor, workspace: Workspace, options: RunOptions = {}, sum?: ResidualSum): Tensor {
     const lead = x.shape.slice(0, -1)
     const normed = this.norm.forward(x, workspace.get('norm', x.shape, x.dtype), sum)
-    const wide = this.fc1.run(normed, { out: workspace.get('fc1', [...lead, this.fc1.outFeatures], x.dtype) })
+    const wide = this.fc1.run(normed, { out: workspace.get('fc1', [...lead, this.fc1.outFeatures], x.dtype), workspace, fp8: options.fp8 })
     const out = workspace.get('act', [...lead, this.fc2.inFeatures], x.dtype)
     const kind = this.activation
     if (isGated(kind)) gatedActivation({ x: wide, kind, out })
     else activation({ x: wide, kind, out })
-    return this.fc2.run(out, options)
+    return this.fc2.run(out, { ...options, workspace })
   }
 
   weights(): [string, Weight][] {

@@ -54,6 +54,7 @@ export function withTokens(
         ...layerFields(ctx, plan, i32, temp),
         ...(ctx.selfAttnMaskType === undefined ? {} : { selfAttnMaskType: ctx.selfAttnMaskType }),
         ...(ctx.windowSize === undefined ? {} : { windowSize: ctx.windowSize }),
+        ...(ctx.fp8 === undefined ? {} : { fp8: ctx.fp8 }),
       }),
     )
     return restore(result, x, index)

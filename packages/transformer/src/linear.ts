@@ -1,8 +1,16 @@
-import { linear, type Tensor } from '@octet-llm/kernels'
+import { OctetError } from '@octet-llm/core'
+import { keep, linear, Tensor, type Device, type QuantizedTensor } from '@octet-llm/kernels'
 
 import type { RunOptions } from './context.js'
+import { quantizeActivations } from './fp8/activations.js'
+import { AutocastContext } from './fp8/autocast.js'
+import type { Fp8Context } from './fp8/context.js'
+import type { Fp8Inference } from './fp8/inference.js'
+import { LinearRecipeState, ruleOf } from './fp8/recipe-state.js'
 import { checkSizes, weightDtypeOf, weightStream, type Module, type ModuleOptions, type StateEntry } from './module.js'
+import type { QuantizeRule, WeightRun } from './quantized-storage.js'
 import { Weight, type WeightSegment } from './weight.js'
+import { Workspace } from './workspace.js'
 
 export interface LinearOptions extends ModuleOptions {
   /** K */
@@ -17,7 +25,10 @@ export interface LinearOptions extends ModuleOptions {
   readonly streams?: readonly number[]
 }
 
-/** y = x · weightᵀ + bias: accumulated in float32, rounded once. */
+/**
+ * y = x · weightᵀ + bias: accumulated in float32, rounded once. With FP8 weights the activations are quantized first, each
+ * token by itself or by a calibrated scale.
+ */
 export class Linear implements Module {
   readonly inFeatures: number
   readonly outFeatures: number
@@ -26,16 +37,25 @@ export class Linear implements Module {
   /** f32 [N] */
   readonly bias: Weight | undefined
   readonly #split: boolean
+  readonly #device: Device
+  #inputs: QuantizeRule | undefined
+  #staticInputs: boolean
+  #inputScale: number | undefined
+  #scale: Tensor | undefined
+  #state: LinearRecipeState | undefined
 
   /** @throws OctetError `INVALID_ARGUMENT`, `SHAPE_MISMATCH` when the split does not add up */
   constructor(options: LinearOptions) {
     const { device, inFeatures, outFeatures } = options
     checkSizes('Linear', { inFeatures, outFeatures })
+    this.#device = device
     this.inFeatures = inFeatures
     this.outFeatures = outFeatures
     const segments = options.parametersSplit
     this.#split = segments !== undefined
-    this.weight = new Weight({ device, dtype: weightDtypeOf(options), shape: [outFeatures, inFeatures], segments })
+    this.weight = new Weight({ device, dtype: weightDtypeOf(options), shape: [outFeatures, inFeatures], segments, quantize: options.fp8?.weights })
+    this.#inputs = options.fp8?.inputs
+    this.#staticInputs = options.fp8?.staticInputs ?? false
     this.bias = (options.bias ?? true) ? new Weight({ device, dtype: 'f32', shape: [outFeatures], segments }) : undefined
     if (options.initialize === false) return
     const streams = options.streams ?? (segments ?? [0]).map((_, i) => weightStream(0, i))
@@ -44,13 +64,78 @@ export class Linear implements Module {
   }
 
   /** @param x [..., K] @returns [..., N] in x's dtype. @throws OctetError `SHAPE_MISMATCH`, `DTYPE_MISMATCH` */
-  forward(x: Tensor): Tensor {
-    return this.run(x)
+  forward(x: Tensor, options: Pick<RunOptions, 'fp8'> = {}): Tensor {
+    return this.run(x, options)
   }
 
   /** As forward, with a target and a residual that is added before rounding. */
-  run(x: Tensor, { out, residual }: RunOptions = {}): Tensor {
-    return linear({ x, weight: this.weight.tensor, bias: this.bias?.tensor, residual, out })
+  run(x: Tensor, options: RunOptions = {}): Tensor {
+    const { fp8 } = options
+    fp8?.observer?.input(this, x)
+    if (fp8 instanceof AutocastContext && fp8.calibrating && this.weight.rule === undefined) this.recipeState.calibrate(fp8, x, this.weight)
+    const plan = this.#plan(fp8)
+    if (plan === undefined) return this.#multiply(x, x, this.weight.runs, options)
+    const workspace = options.workspace ?? new Workspace(x.device)
+    try {
+      return this.#multiply(x, plan.quantize(x, workspace), plan.runs, options)
+    } finally {
+      plan.release?.()
+      if (options.workspace === undefined) workspace.dispose()
+    }
+  }
+
+  /** Delayed scales and the kept FP8 weight of autocasts. Owned by the module. */
+  get recipeState(): LinearRecipeState {
+    this.#state ??= new LinearRecipeState(this.#device)
+    return this.#state
+  }
+
+  /** The output of one segment's rows alone; numbers are those of {@link run}. */
+  runSegment(x: Tensor, segment: string, { out, fp8 }: Pick<RunOptions, 'out' | 'fp8'> = {}): Tensor {
+    if (fp8 instanceof AutocastContext && fp8.enabled) throw new OctetError('NOT_SUPPORTED', { op: 'Linear', argument: 'fp8', expected: 'no autocast around one segment', received: fp8.recipe.name, hint: 'use the fused layer' })
+    fp8?.observer?.input(this, x)
+    const workspace = new Workspace(x.device)
+    const input = this.weight.rule === undefined || fp8?.enabled === false ? x : this.#quantizeInput(x, workspace)
+    const y = linear({ x: input, weight: this.weight.operand(segment), bias: this.bias?.view(segment), out, dtype: x.dtype as 'f32' })
+    workspace.dispose()
+    return y
+  }
+
+  /** How activations are quantized where there is no static scale; undefined: they are not. */
+  get inputRule(): QuantizeRule | undefined {
+    return this.#inputs
+  }
+
+  /** Chooses FP8 storage and activations, or neither, while the weight takes no memory. @throws OctetError `INVALID_ARGUMENT` */
+  layOut(fp8: Fp8Inference | undefined): void {
+    this.weight.layOut(fp8?.weights)
+    this.#inputs = fp8?.inputs
+    this.#staticInputs = fp8?.staticInputs ?? false
+  }
+
+  /** Another rule for activations: by what granularity the loaded weights have. */
+  setInputRule(rule: QuantizeRule): void {
+    this.#inputs = rule
+  }
+
+  /** The static scale of activations: value = fp8 * inputScale; undefined: quantized from their own values. */
+  get inputScale(): number | undefined {
+    return this.#inputScale
+  }
+
+  /**
+   * Quantizes activations by one calibrated scale from now on. Without effect on what block scaling quantizes.
+   * @param scale value = fp8 * scale, a float32
+   * @throws OctetError `INVALID_ARGUMENT` unless it is finite and positive
+   */
+  setInputScale(scale: number | undefined): void {
+    if (scale !== undefined && ![Math.fround(scale), Math.fround(1 / Math.fround(scale))].every((s) => s > 0 && Number.isFinite(s))) {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'Linear', argument: 'inputScale', expected: 'a finite scale above 0', received: String(scale) })
+    }
+    this.#scale?.dispose()
+    this.#inputScale = scale === undefined ? undefined : Math.fround(scale)
+    // Always made from the inverse, which is what checkpoints hold: a saved model computes with the same bits.
+    this.#scale = scale === undefined ? undefined : keep(Tensor.from(Float32Array.of(1 / Math.fround(scale)), { shape: [1], dtype: 'f32', device: this.#device }))
   }
 
   weights(): [string, Weight][] {
@@ -64,7 +149,57 @@ export class Linear implements Module {
   dispose(): void {
     this.weight.dispose()
     this.bias?.dispose()
+    this.#scale?.dispose()
+    this.#scale = undefined
+    this.#state?.dispose()
   }
+
+  /** Undefined: nothing is quantized. */
+  #plan(fp8: Fp8Context | undefined): LinearPlan | undefined {
+    if (fp8 instanceof AutocastContext && fp8.enabled && !fp8.calibrating) return this.#autocastPlan(fp8)
+    if (this.weight.rule === undefined || fp8?.enabled === false) return undefined
+    return { runs: this.weight.runs, quantize: (x, workspace) => this.#quantizeInput(x, workspace) }
+  }
+
+  /** @throws OctetError `INVALID_ARGUMENT` when FP8 weights are of another recipe */
+  #autocastPlan(fp8: AutocastContext): LinearPlan {
+    const { rule } = this.weight
+    const wanted = ruleOf(fp8.recipe, 'weight').granularity
+    if (rule !== undefined && rule.granularity !== wanted) {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'autocast', argument: 'recipe', expected: `one for FP8 weights by ${rule.granularity}`, received: `${fp8.recipe.name}, whose weights are by ${wanted}`, hint: 'use the recipe that the weights were made with' })
+    }
+    const state = this.recipeState
+    const weight = rule === undefined ? state.quantizeWeight(fp8, this.weight) : { runs: this.weight.runs, release: () => undefined }
+    return { ...weight, quantize: (x, workspace) => state.quantizeInput(fp8, x, workspace) }
+  }
+
+  #quantizeInput(x: Tensor, workspace: Workspace): Tensor | QuantizedTensor {
+    const rule = this.#inputs
+    if (rule === undefined) return x
+    const scale = this.#staticInputs ? this.#scale : undefined
+    return quantizeActivations(x, scale === undefined ? rule : { ...rule, granularity: 'tensor' }, workspace, scale)
+  }
+
+  /** @param x the activations themselves, whose shape and dtype a new output takes */
+  #multiply(x: Tensor, input: Tensor | QuantizedTensor, runs: readonly WeightRun[], { out, residual }: RunOptions): Tensor {
+    const bias = this.bias?.tensor
+    if (runs.length === 1) return linear({ x: input, weight: runs[0]!.weight, bias, residual, out, dtype: x.dtype as 'f32' })
+    const y = out ?? Tensor.empty([...x.shape.slice(0, -1), this.outFeatures], { dtype: x.dtype, device: x.device })
+    for (const { begin, end, weight } of runs) {
+      const parts = [bias?.rows(begin, end), residual?.columns(begin, end), y.columns(begin, end)] as const
+      linear({ x: input, weight, bias: parts[0], residual: parts[1], out: parts[2] })
+      for (const part of parts) part?.dispose()
+    }
+    return y
+  }
+}
+
+/** What a forward multiplies, and how it quantizes the activations first. */
+interface LinearPlan {
+  readonly runs: readonly WeightRun[]
+  quantize(x: Tensor, workspace: Workspace): Tensor | QuantizedTensor
+  /** Frees what was quantized for this product. */
+  release?(): void
 }
 
 /** `weight`, or `query_weight`, `key_weight`, … when the weight is split. */

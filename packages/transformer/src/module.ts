@@ -1,6 +1,7 @@
 import { OctetError } from '@octet-llm/core'
 import type { Device } from '@octet-llm/kernels'
 
+import type { Fp8Inference } from './fp8/inference.js'
 import type { Weight } from './weight.js'
 
 /** What every module with parameters takes. */
@@ -13,6 +14,8 @@ export interface ModuleOptions {
    * widening is exact.
    */
   readonly weightDtype?: 'f32' | 'bf16' | 'f16'
+  /** Projections exist in FP8 only, and quantize their inputs. Default: not. */
+  readonly fp8?: Fp8Inference | undefined
   /** Random weights are a function of (seed, layerNumber, parameter, element). Default 0. */
   readonly seed?: number
   /** Standard deviation of random weights. Default 0.02. */

@@ -135,16 +135,18 @@ export class MultiheadAttention implements Module {
     const tokens = x.shape[0]!
     const { heads, headDim } = this.core
     const out = workspace.get('qkv', [tokens, this.qkv.outFeatures], x.dtype)
-    const qkv = this.layernormQkv === undefined ? this.qkv.run(x, { out }) : this.layernormQkv.run(x, workspace, { out })
+    const { fp8 } = ctx
+    const qkv = this.layernormQkv === undefined ? this.qkv.run(x, { out, workspace, fp8 }) : this.layernormQkv.run(x, workspace, { out, fp8 })
     const mixed = workspace.get('attn', [tokens, heads * headDim], x.dtype)
-    if (params !== undefined && ctx.rope !== undefined && this.#fusesRope) {
+    // Calibration looks at rotated keys, which the fused op leaves in the cache only.
+    if (params !== undefined && ctx.rope !== undefined && this.#fusesRope && fp8?.observer === undefined) {
       const q = workspace.get('q', mixed.shape, x.dtype)
       this.#ropeAppend(qkv, q, ctx.rope, params)
       this.core.attendCached(q, ctx, mixed)
     } else {
       this.#attendSplit(qkv, ctx, mixed)
     }
-    return this.proj.run(mixed, options)
+    return this.proj.run(mixed, { ...options, workspace, fp8 })
   }
 
   weights(): [string, Weight][] {
@@ -209,6 +211,7 @@ export class MultiheadAttention implements Module {
     const parts = [qkv.columns(0, ends[0]), qkv.columns(ends[0], ends[1]), qkv.columns(ends[1], ends[2])] as const
     const q = this.#position(parts[0], 'q', heads, this.qNorm, ctx.rope, ctx.workspace)
     const k = this.#position(parts[1], 'k', kvHeads, this.kNorm, ctx.rope, ctx.workspace)
+    ctx.fp8?.observer?.keysAndValues(this.core, k, parts[2])
     if (ctx.inferenceParams === undefined) {
       this.core.attend(q, k, parts[2], ctx, out)
     } else {

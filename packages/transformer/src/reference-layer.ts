@@ -1,4 +1,4 @@
-import { activation, add, gatedActivation, linear, rope, scope, Tensor } from '@octet-llm/kernels'
+import { activation, add, gatedActivation, rope, scope, Tensor } from '@octet-llm/kernels'
 
 import type { LayerContext } from './context.js'
 import { isGated } from './layer-norm-mlp.js'
@@ -25,7 +25,7 @@ export class ReferenceLayer implements DecoderLayer {
       const { postAttentionNorm, postMlpNorm } = this.layer
       const attended = this.#attention(x, ctx)
       const mid = add({ a: x, b: postAttentionNorm?.forward(attended) ?? attended })
-      const fed = this.#mlp(mid)
+      const fed = this.#mlp(mid, ctx)
       return add({ a: mid, b: postMlpNorm?.forward(fed) ?? fed, out })
     })
   }
@@ -38,19 +38,25 @@ export class ReferenceLayer implements DecoderLayer {
     return this.layer.stateEntries()
   }
 
+  linears(): [string, Linear][] {
+    return this.layer.linears()
+  }
+
   dispose(): void {
     this.layer.dispose()
   }
 
   #attention(x: Tensor, ctx: LayerContext): Tensor {
     const { layernormQkv, qkv, core, proj, qNorm, kNorm } = this.layer.selfAttention
+    const { fp8 } = ctx
     const n = layernormQkv!.norm.forward(x)
-    const q = this.#position(project(qkv, n, 'query'), core.heads, qNorm, ctx)
-    const k = this.#position(project(qkv, n, 'key'), core.kvHeads, kNorm, ctx)
-    const v = project(qkv, n, 'value')
-    if (ctx.inferenceParams === undefined) return proj.run(core.attend(q, k, v, ctx))
+    const q = this.#position(qkv.runSegment(n, 'query', { fp8 }), core.heads, qNorm, ctx)
+    const k = this.#position(qkv.runSegment(n, 'key', { fp8 }), core.kvHeads, kNorm, ctx)
+    const v = qkv.runSegment(n, 'value', { fp8 })
+    fp8?.observer?.keysAndValues(core, k, v)
+    if (ctx.inferenceParams === undefined) return proj.run(core.attend(q, k, v, ctx), { fp8 })
     core.append(k, v, ctx.inferenceParams)
-    return proj.run(core.attendCached(q, ctx))
+    return proj.run(core.attendCached(q, ctx), { fp8 })
   }
 
   #position(x: Tensor, heads: number, norm: QkNorm | undefined, ctx: LayerContext): Tensor {
@@ -61,18 +67,14 @@ export class ReferenceLayer implements DecoderLayer {
     return y
   }
 
-  #mlp(x: Tensor): Tensor {
+  #mlp(x: Tensor, { fp8 }: LayerContext): Tensor {
     const { norm, fc1, fc2, activation: kind } = this.layer.layernormMlp
     const n = norm.forward(x)
-    if (!isGated(kind)) return fc2.run(activation({ x: fc1.run(n), kind }))
+    if (!isGated(kind)) return fc2.run(activation({ x: fc1.run(n, { fp8 }), kind }), { fp8 })
     const wide = Tensor.empty([n.shape[0]!, fc1.outFeatures], { dtype: n.dtype, device: n.device })
     const half = fc2.inFeatures
-    project(fc1, n, 'gate', wide.columns(0, half))
-    project(fc1, n, 'up', wide.columns(half, 2 * half))
-    return fc2.run(gatedActivation({ x: wide, kind }))
+    fc1.runSegment(n, 'gate', { out: wide.columns(0, half), fp8 })
+    fc1.runSegment(n, 'up', { out: wide.columns(half, 2 * half), fp8 })
+    return fc2.run(gatedActivation({ x: wide, kind }), { fp8 })
   }
-}
-
-function project(part: Linear, x: Tensor, segment: string, out?: Tensor): Tensor {
-  return linear({ x, weight: part.weight.view(segment), bias: part.bias?.view(segment), out })
 }

@@ -6,6 +6,7 @@ import type { ForwardContext, LayerContext, RunOptions } from './context.js'
 import { checkDropout } from './dot-product-attention.js'
 import { LayerNormMLP, type Activation } from './layer-norm-mlp.js'
 import { withTokens } from './layout.js'
+import type { Linear } from './linear.js'
 import type { AttnMaskType, WindowSize } from './mask.js'
 import { checkSizes, prefixed, type Module, type ModuleOptions, type StateEntry } from './module.js'
 import { MultiheadAttention } from './multihead-attention.js'
@@ -72,6 +73,8 @@ export interface TransformerLayerOptions extends ModuleOptions {
 export interface DecoderLayer extends Module {
   /** @param x packed [T, hidden]; `out` may be x */
   run(x: Tensor, ctx: LayerContext, out?: Tensor): Tensor
+  /** The projections, which FP8 recipes apply to, by path. */
+  linears(): [path: string, part: Linear][]
 }
 
 /**
@@ -131,11 +134,11 @@ export class TransformerLayer implements DecoderLayer {
     const mid = workspace.get('mid', x.shape, x.dtype)
     if (this.postAttentionNorm === undefined || this.postMlpNorm === undefined) {
       this.selfAttention.run(x, ctx, { out: mid, residual: x })
-      return this.layernormMlp.run(mid, workspace, { out, residual: mid })
+      return this.layernormMlp.run(mid, workspace, { out, residual: mid, fp8: ctx.fp8 })
     }
     const delta: RunOptions = { out: workspace.get('delta', x.shape, x.dtype) }
     const attended = this.postAttentionNorm.forward(this.selfAttention.run(x, ctx, delta), workspace.get('post', x.shape, x.dtype))
-    const fed = this.layernormMlp.run(attended, workspace, delta, { residual: x, out: mid })
+    const fed = this.layernormMlp.run(attended, workspace, { ...delta, fp8: ctx.fp8 }, { residual: x, out: mid })
     return add({ a: mid, b: this.postMlpNorm.forward(fed, attended), out })
   }
 
@@ -147,6 +150,12 @@ export class TransformerLayer implements DecoderLayer {
   stateEntries(): StateEntry[] {
     const posts = this.#postNorms().map(([name, norm]) => ({ name: `${name}.weight`, weight: norm.weight }))
     return [...prefixed('self_attention', this.selfAttention).state, ...prefixed('layernorm_mlp', this.layernormMlp).state, ...posts]
+  }
+
+  linears(): [string, Linear][] {
+    const { qkv, proj } = this.selfAttention
+    const { fc1, fc2 } = this.layernormMlp
+    return [['self_attention.layernorm_qkv', qkv], ['self_attention.proj', proj], ['layernorm_mlp.fc1', fc1], ['layernorm_mlp.fc2', fc2]]
   }
 
   dispose(): void {

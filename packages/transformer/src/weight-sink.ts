@@ -1,25 +1,95 @@
-import type { QuantizedSource, WeightSink, WeightSlot } from '@octet-llm/core'
-import { dequantize, Tensor, upload } from '@octet-llm/kernels'
+import type { QuantizedSource, TensorSource, WeightSink, WeightSlot } from '@octet-llm/core'
+import { cast, copy, dequantize, linear, scale, Tensor, upload, type Device } from '@octet-llm/kernels'
+
+import type { Weight } from './weight.js'
+
+/** The parameter of a slot. */
+export interface SinkTarget {
+  readonly weight: Weight
+  readonly segment?: string | undefined
+  /** Told the static activation scale (value = fp8 * scale) that lies beside the slot's FP8 values. */
+  onInputScale?(scale: number): void
+}
+
+/** A LoRA adapter as hf-loader reads it. */
+export interface AdapterSource {
+  /** By slot name: y += scaling * B (A x), A [r, in], B [out, r]. */
+  readonly modules: ReadonlyMap<string, { readonly a: TensorSource; readonly b: TensorSource; readonly scaling: number }>
+  /** By slot name: what stands in the place of the checkpoint's tensor. */
+  readonly replacements: ReadonlyMap<string, TensorSource>
+}
+
+export interface SinkOptions {
+  readonly signal?: AbortSignal | undefined
+  /** Merged into the weights as they come in, in float32, before their one rounding. Default: none. */
+  readonly adapter?: AdapterSource | undefined
+}
 
 /**
- * A sink that reads each checkpoint tensor straight into its parameter, converting the dtype on the way; FP8 tensors are
- * de-quantized. Nothing but the tensor in flight is held twice.
- * @param target the parameter of a slot
+ * A sink that reads each checkpoint tensor straight into its parameter, converting the dtype on the way. FP8 tensors go
+ * into an FP8 weight as they are, and are de-quantized for any other; other tensors are quantized for an FP8 weight. What
+ * has to be staged is staged one tensor at a time.
  */
-export function weightSink(target: (slot: WeightSlot) => Tensor, signal?: AbortSignal): WeightSink {
+export function weightSink(target: (slot: WeightSlot) => SinkTarget, options: SinkOptions = {}): WeightSink {
+  let turn: Promise<void> = Promise.resolve()
+  const inTurn = (run: () => Promise<void>): Promise<void> => {
+    const mine = turn.then(run)
+    turn = mine.catch(() => undefined)
+    return mine
+  }
   return {
     async accept(slot, source) {
-      const out = target(slot)
-      if ('data' in source) await uploadQuantized(source, out, signal)
-      else await upload(source, out, { signal })
+      const to = target(slot)
+      const { weight, segment } = to
+      const from = options.adapter?.replacements.get(slot.name) ?? source
+      const factors = options.adapter?.modules.get(slot.name)
+      if ('data' in from && from.inputScale !== undefined && weight.rule !== undefined) to.onInputScale?.(await readScalar(from.inputScale, weight.device, options.signal))
+      if (factors !== undefined || isStaged(weight, from)) await inTurn(() => stage(to, from, factors, options.signal))
+      else if ('data' in from) await uploadStored(from, weight, segment, options.signal)
+      else await upload(from, weight.view(segment), { signal: options.signal })
     },
   }
 }
 
-async function uploadQuantized(source: QuantizedSource, out: Tensor, signal: AbortSignal | undefined): Promise<void> {
-  const { device } = out
-  const data = Tensor.empty(source.data.shape, { dtype: source.data.dtype as 'e4m3', device })
-  const scaleInv = Tensor.empty(source.scaleInv.shape, { dtype: 'f32', device })
+/** Whether a tensor takes another form on its way than `upload` gives it. */
+function isStaged(weight: Weight, source: TensorSource | QuantizedSource): boolean {
+  return 'data' in source ? weight.rule === undefined : weight.rule !== undefined
+}
+
+/** Codes and scales as the checkpoint has them. */
+async function uploadStored(source: QuantizedSource, weight: Weight, segment: string | undefined, signal: AbortSignal | undefined): Promise<void> {
+  const target = weight.storage.target(segment, source.granularity)
+  await upload(source.data, target.data, { signal })
+  await upload(source.scaleInv, target.scaleInv, { signal })
+  weight.storage.seal(segment, target)
+}
+
+/** Reads the values, merges the adapter's factors, then rounds or quantizes them into the parameter. */
+async function stage(
+  { weight, segment }: SinkTarget,
+  source: TensorSource | QuantizedSource,
+  factors: { readonly a: TensorSource; readonly b: TensorSource; readonly scaling: number } | undefined,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const { device } = weight
+  const stored = 'data' in source
+  const dtype = factors === undefined && !stored && source.dtype === 'bf16' ? 'bf16' : 'f32'
+  const values = Tensor.empty(weight.shapeOf(segment), { dtype, device })
+  try {
+    if (stored) await readDequantized(source, values, signal)
+    else await upload(source, values, { signal })
+    if (factors !== undefined) await merge(values, factors, signal)
+    if (weight.rule !== undefined) weight.storage.store(segment, values, stored ? { ...weight.rule, granularity: source.granularity } : weight.rule)
+    else if (weight.dtype === 'f32') copy({ x: values, out: weight.view(segment) })
+    else cast({ x: values, out: weight.view(segment) })
+  } finally {
+    values.dispose()
+  }
+}
+
+async function readDequantized(source: QuantizedSource, out: Tensor, signal: AbortSignal | undefined): Promise<void> {
+  const data = Tensor.empty(source.data.shape, { dtype: source.data.dtype as 'e4m3', device: out.device })
+  const scaleInv = Tensor.empty(source.scaleInv.shape, { dtype: 'f32', device: out.device })
   try {
     await upload(source.data, data, { signal })
     await upload(source.scaleInv, scaleInv, { signal })
@@ -27,5 +97,32 @@ async function uploadQuantized(source: QuantizedSource, out: Tensor, signal: Abo
   } finally {
     data.dispose()
     scaleInv.dispose()
+  }
+}
+
+/** values += scaling * B A in float32. A is read transposed: the product then runs over the rank. */
+async function merge(values: Tensor, { a, b, scaling }: { readonly a: TensorSource; readonly b: TensorSource; readonly scaling: number }, signal: AbortSignal | undefined): Promise<void> {
+  const { device } = values
+  const [rank, columns] = a.shape as [number, number]
+  const [down, right] = [Tensor.empty([columns, rank], { dtype: 'f32', device }), Tensor.empty(b.shape, { dtype: 'f32', device })]
+  try {
+    const [outer, inner] = a.strides ?? [columns, 1]
+    await upload({ ...a, shape: [columns, rank], strides: [inner!, outer!] }, down, { signal })
+    await upload(b, right, { signal })
+    scale({ x: right, factor: scaling, out: right })
+    linear({ x: right, weight: down, residual: values, out: values })
+  } finally {
+    down.dispose()
+    right.dispose()
+  }
+}
+
+async function readScalar(source: TensorSource, device: Device, signal: AbortSignal | undefined): Promise<number> {
+  const value = Tensor.empty([1], { dtype: 'f32', device })
+  try {
+    await upload(source, value, { signal })
+    return (await value.toFloat32Array())[0]!
+  } finally {
+    value.dispose()
   }
 }

@@ -1,5 +1,7 @@
 import { OctetError, itemSize, numel, type Shape } from '@octet-llm/core'
-import { fill, keep, randomWeights, Tensor, type Device, type TensorDType } from '@octet-llm/kernels'
+import { fill, keep, randomWeights, Tensor, type Device, type QuantizedTensor, type TensorDType } from '@octet-llm/kernels'
+
+import { QuantizedStorage, type QuantizeRule, type RowRange, type WeightRun } from './quantized-storage.js'
 
 export interface WeightSegment {
   readonly name: string
@@ -14,43 +16,98 @@ export interface WeightOptions {
   readonly shape: Shape
   /** Row ranges with a name, in order, which add up to all rows (Q|K|V, gate|up). Default: none. */
   readonly segments?: readonly WeightSegment[]
+  /** Stores e4m3 codes and scales instead of `dtype`; [rows, columns] only. Default: not. */
+  readonly quantize?: QuantizeRule
 }
 
 /**
  * One allocation of logical rows, optionally in named segments: a fused projection is one Weight, while checkpoints
- * address its segments. The single resident copy of a parameter.
+ * address its segments. The single resident copy of a parameter. A quantized weight exists in FP8 only, each segment
+ * with scales of its own.
  */
 export class Weight {
   readonly shape: Shape
-  readonly dtype: TensorDType
   readonly segments: readonly WeightSegment[]
-  readonly #device: Device
+  readonly device: Device
+  readonly #dtype: TensorDType
+  #rule: QuantizeRule | undefined
+  #storage: QuantizedStorage | undefined
   /** Made by the first use: a model can be laid out, and compared with a checkpoint, before it takes any memory. */
   #tensor: Tensor | undefined
   #views: ReadonlyMap<string, Tensor> = new Map()
 
   constructor(options: WeightOptions) {
     this.shape = options.shape
-    this.dtype = options.dtype
+    this.#dtype = options.dtype
+    this.#rule = options.quantize
     this.segments = options.segments ?? []
-    this.#device = options.device
+    this.device = options.device
     const rows = this.segments.reduce((sum, s) => sum + s.rows, 0)
     if (this.segments.length > 0 && rows !== this.shape[0]) {
       throw new OctetError('SHAPE_MISMATCH', { op: 'Weight', argument: 'segments', expected: `${this.shape[0]} rows`, received: String(rows) })
     }
   }
 
-  /** All rows, row-major; undefined contents until they are filled. @throws OctetError `OUT_OF_MEMORY` */
+  /** Of the stored values: e4m3 when quantized. */
+  get dtype(): TensorDType {
+    return this.#rule === undefined ? this.#dtype : 'e4m3'
+  }
+
+  /** How values are quantized as they come in; undefined for a plain weight. */
+  get rule(): QuantizeRule | undefined {
+    return this.#rule
+  }
+
+  /**
+   * Chooses FP8 storage, or plain storage again, while the weight takes no memory.
+   * @throws OctetError `INVALID_ARGUMENT` once it does
+   */
+  layOut(rule: QuantizeRule | undefined): void {
+    if (this.#tensor !== undefined || this.#storage !== undefined) {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'Weight', argument: 'layOut', expected: 'a weight without storage', received: `one of ${this.byteLength} bytes` })
+    }
+    this.#rule = rule
+  }
+
+  /**
+   * All rows, row-major; undefined contents until they are filled.
+   * @throws OctetError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` for a quantized weight (see {@link quantized})
+   */
   get tensor(): Tensor {
+    if (this.#rule !== undefined) throw new OctetError('INVALID_ARGUMENT', { op: 'Weight', argument: 'tensor', expected: 'a plain weight', received: 'an FP8 weight', hint: 'read its codes and scales with quantized()' })
     if (this.#tensor !== undefined) return this.#tensor
-    const made = keep(Tensor.empty(this.shape, { dtype: this.dtype, device: this.#device }))
+    const made = keep(Tensor.empty(this.shape, { dtype: this.#dtype, device: this.device }))
     this.#views = new Map(this.segments.map((s) => [s.name, keep(made.rows(...this.range(s.name)))]))
     this.#tensor = made
     return made
   }
 
+  /** FP8 codes and scales of a quantized weight. @throws OctetError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` for a plain one */
+  get storage(): QuantizedStorage {
+    if (this.#rule === undefined) throw new OctetError('INVALID_ARGUMENT', { op: 'Weight', argument: 'storage', expected: 'an FP8 weight', received: `one of ${this.#dtype}` })
+    this.#storage ??= new QuantizedStorage(this.device, this.shape as readonly [number, number], this.#ranges())
+    return this.#storage
+  }
+
+  /** Codes and scales of a segment, or of a weight without segments. Owned by the weight. @throws OctetError as {@link storage} */
+  quantized(segment?: string): QuantizedTensor {
+    return this.storage.read(segment)
+  }
+
+  /** A segment, or all of a weight without segments, as `linear` takes it. */
+  operand(segment?: string): Tensor | QuantizedTensor {
+    return this.#rule === undefined ? this.view(segment) : this.quantized(segment)
+  }
+
+  /** What a product over all rows takes: one run, or several where the scales of segments do not join. */
+  get runs(): readonly WeightRun[] {
+    if (this.#rule !== undefined) return this.storage.runs
+    return [{ begin: 0, end: this.shape[0]!, weight: this.tensor }]
+  }
+
+  /** Bytes on the device; of a quantized weight those of its codes, and of its scales as far as they exist. */
   get byteLength(): number {
-    return this.size * itemSize(this.dtype)
+    return this.#storage?.byteLength ?? this.size * itemSize(this.dtype)
   }
 
   /** Shape of a segment, or of the whole weight. @throws OctetError `INVALID_ARGUMENT` for an unknown name */
@@ -84,7 +141,8 @@ export class Weight {
 
   /** Every element becomes `value`. */
   fill(value: number): void {
-    fill({ out: this.tensor, value })
+    if (this.#rule === undefined) fill({ out: this.tensor, value })
+    else for (const { name } of this.#ranges()) this.#stage(name, (out) => fill({ out, value }))
   }
 
   /**
@@ -93,8 +151,11 @@ export class Weight {
    * @param streams one a segment, or one for a weight without segments
    */
   randomize(seed: number, std: number, streams: readonly number[]): void {
-    const names = this.segments.length === 0 ? [undefined] : this.segments.map((s) => s.name)
-    for (const [i, name] of names.entries()) randomWeights({ out: this.view(name), seed, std, stream: streams[i]! })
+    for (const [i, { name }] of this.#ranges().entries()) {
+      const write = (out: Tensor) => void randomWeights({ out, seed, std, stream: streams[i]! })
+      if (this.#rule === undefined) write(this.view(name))
+      else this.#stage(name, write)
+    }
   }
 
   get size(): number {
@@ -104,6 +165,21 @@ export class Weight {
   dispose(): void {
     for (const t of this.#views.values()) t.dispose()
     this.#tensor?.dispose()
+    this.#storage?.dispose()
+  }
+
+  /** Values of one segment, made in the unquantized dtype and quantized: only they exist twice. */
+  #stage(segment: string | undefined, write: (out: Tensor) => void): void {
+    const dtype = this.#dtype === 'bf16' ? 'bf16' : 'f32'
+    const staged = Tensor.empty(this.shapeOf(segment), { dtype, device: this.device })
+    write(staged)
+    this.storage.store(segment, staged, this.#rule!)
+    staged.dispose()
+  }
+
+  #ranges(): RowRange[] {
+    if (this.segments.length === 0) return [{ name: undefined, begin: 0, end: this.shape[0]! }]
+    return this.segments.map(({ name }) => ({ name, begin: this.range(name)[0], end: this.range(name)[1] }))
   }
 
   #unknown(segment: string): OctetError {

@@ -13,6 +13,8 @@ import type { CachedSequence, CacheEdit, DrawPosition, EngineRequest, Outcome, S
 export class BeamTask implements Task {
   readonly maxRows: number
   readonly maxTokens: number
+  /** Beams fork and reorder between steps. */
+  readonly decoding = null
   readonly selection: Selection = { kind: 'logProbs' }
   readonly #request: EngineRequest
   readonly #stops: StopRules

@@ -3,7 +3,7 @@ import { buildProcessors, deviceSelection, type ProcessorOptions } from '../proc
 import type { LogitsProcessor, ProcessorContext } from '../processors/types.js'
 import { argmax, maxScore, sampleToken } from '../sampling/index.js'
 import { StopRules, StopStrings } from './stopping.js'
-import type { CachedSequence, CacheEdit, DrawPosition, EngineRequest, Outcome, Selection, Task } from './task.js'
+import type { CachedSequence, CacheEdit, Decoding, DrawPosition, EngineRequest, Outcome, Selection, Task } from './task.js'
 
 const NO_EDIT: CacheEdit = {}
 
@@ -96,6 +96,18 @@ export class RowTask implements Task {
 
   get outcomes(): readonly Outcome[] {
     return this.#outcome === null ? [] : [this.#outcome]
+  }
+
+  get decoding(): Decoding {
+    const { config, criteria, maxNewTokens, eosTokenIds, sequence } = this.#request
+    const { selection } = this
+    return {
+      remaining: maxNewTokens - this.#newTokens.length,
+      eosTokenIds,
+      selection: selection.kind === 'argmax' || selection.kind === 'sample' ? selection : null,
+      needsHost: config.stopStrings.length > 0 || (criteria ?? []).length > 0,
+      sequence,
+    }
   }
 
   get draw(): DrawPosition {

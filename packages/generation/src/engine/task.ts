@@ -57,10 +57,27 @@ export interface CacheEdit {
   readonly reorder?: ReadonlyMap<number, number>
 }
 
-/** How the next token is chosen: by a device op, or on the host from logits or log-probabilities. */
-export type Selection =
+/** A choice that needs nothing from the host. */
+export type DeviceSelection =
   | { readonly kind: 'argmax' }
   | { readonly kind: 'sample'; readonly sampling: DeviceSampling; readonly seed: number }
+
+/** What a task of one row tells those who run several of its steps at once. */
+export interface Decoding {
+  /** New tokens it may still have, ≥ 1. */
+  readonly remaining: number
+  readonly eosTokenIds: readonly number[]
+  /** Null: the host chooses. */
+  readonly selection: DeviceSelection | null
+  /** Whether the host must see each token before the next one: stop strings, the caller's criteria. */
+  readonly needsHost: boolean
+  /** Number of the sequence, for its draws. */
+  readonly sequence: number
+}
+
+/** How the next token is chosen: by a device op, or on the host from logits or log-probabilities. */
+export type Selection =
+  | DeviceSelection
   | { readonly kind: 'logits' }
   | { readonly kind: 'logProbs' }
 
@@ -81,6 +98,8 @@ export interface Task {
   readonly sequences: readonly CachedSequence[]
   readonly done: boolean
   readonly outcomes: readonly Outcome[]
+  /** Null where a step is more than one token of one row: beams. */
+  readonly decoding: Decoding | null
   /** For selection kind 'sample'. */
   readonly draw: DrawPosition
   /** Takes the token that the device chose. */

@@ -16,6 +16,8 @@ export interface FakeFile {
   ranges?: 'ignored' | 'wrong' | 'refused'
   /** The body stops without an end, one entry a request. */
   stalls?: number[]
+  /** The body comes in so many pieces, 100 ms apart. */
+  pieces?: number
   /** Redirects to this origin. */
   redirect?: string
 }
@@ -127,8 +129,20 @@ export class FakeHub {
     })
     const cut = file.cuts?.shift()
     const stall = file.stalls?.shift()
-    if (cut !== undefined) response.write(body.subarray(0, cut), () => setTimeout(() => response.socket?.destroy(), 20))
+    if (cut !== undefined) {
+      // A pause, since fetch drops what its reader has not taken when the connection ends.
+      response.write(body.subarray(0, cut), () => setTimeout(() => response.socket?.end(), 150))
+    } else if (file.pieces !== undefined) void trickle(response, body, file.pieces)
     else if (stall !== undefined) response.write(body.subarray(0, stall))
     else response.end(body)
   }
+}
+
+async function trickle(response: ServerResponse, body: Buffer, pieces: number): Promise<void> {
+  const length = Math.ceil(body.length / pieces)
+  for (let at = 0; at < body.length; at += length) {
+    response.write(body.subarray(at, at + length))
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  response.end()
 }

@@ -37,24 +37,24 @@ describe('answers that cannot be trusted', () => {
 
   it.each(['../config.json', '/etc/passwd', 'a/../../b', 'a//b', './a', 'a/', '', 'C:\\x', 'a\\b', 'a\0b', 'c:x', 'a\nb', 'x'.repeat(2000), 7, null])('file name %j is refused', async (name) => {
     listing((answer) => (answer.siblings as unknown[]).push({ rfilename: name, size: 2, blobId: gitSha1(Buffer.from('{}')) }))
-    await octetError(() => pull('tales/fairy', options), 'HUB_FAILED')
+    expect((await octetError(() => pull('tales/fairy', options), 'HUB_FAILED')).expected).toBe('relative file names without ..')
     expect(list(cacheDir)).toEqual([])
   })
 
   it.each<[string, (answer: { sha: unknown; siblings: unknown }) => void]>([
-    ['commit', (answer) => (answer.sha = '../../x')],
-    ['missing commit', (answer) => (answer.sha = undefined)],
-    ['list', (answer) => (answer.siblings = {})],
-    ['entries', (answer) => (answer.siblings = [null])],
-    ['git hash', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: 2, blobId: '../x' }])],
-    ['missing hash', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: 2 }])],
-    ['LFS hash', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: 2, lfs: { size: 2, sha256: 'a'.repeat(40) } }])],
-    ['size', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: -1, blobId: 'a'.repeat(40) }])],
-    ['size as text', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: '2', blobId: 'a'.repeat(40) }])],
-    ['file twice', (answer) => (answer.siblings as unknown[]).push((answer.siblings as unknown[])[0])],
-  ])('a wrong %s is refused', async (_name, change) => {
+    ['a commit', (answer) => (answer.sha = '../../x')],
+    ['a commit', (answer) => (answer.sha = undefined)],
+    ['a list of files', (answer) => (answer.siblings = {})],
+    ['relative file names', (answer) => (answer.siblings = [null])],
+    ['the hash of config.json', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: 2, blobId: '../x' }])],
+    ['the hash of config.json', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: 2 }])],
+    ['the hash of config.json', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: 2, lfs: { size: 2, sha256: 'a'.repeat(40) } }])],
+    ['the size of config.json', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: -1, blobId: 'a'.repeat(40) }])],
+    ['the size of config.json', (answer) => (answer.siblings = [{ rfilename: 'config.json', size: '2', blobId: 'a'.repeat(40) }])],
+    ['each file once', (answer) => (answer.siblings as unknown[]).push((answer.siblings as unknown[])[0])],
+  ])('%s: anything else is refused', async (expected, change) => {
     listing(change)
-    await octetError(() => pull('tales/fairy', options), 'HUB_FAILED')
+    expect((await octetError(() => pull('tales/fairy', options), 'HUB_FAILED')).expected).toContain(expected)
     expect(list(cacheDir)).toEqual([])
   })
 
@@ -65,17 +65,17 @@ describe('answers that cannot be trusted', () => {
     await octetError(() => pull('tales/fairy', options), 'HUB_FAILED')
   })
 
-  it.each<[string, string]>([
-    ['a path', index({ a: '../../outside' })],
-    ['an absolute path', index({ a: '/etc/passwd' })],
-    ['a shard the repository lacks', index({ a: 'other.safetensors' })],
-    ['a number', '{"weight_map":{"a":7}}'],
-    ['no map', '{"weight_map":[]}'],
-    ['an empty map', index({})],
-    ['no JSON', '{'],
-  ])('an index with %s is INVALID_INDEX', async (_name, text) => {
+  it.each<[string, string, string]>([
+    ['a path', index({ a: '../../outside' }), 'relative file names without ..'],
+    ['an absolute path', index({ a: '/etc/passwd' }), 'relative file names without ..'],
+    ['a shard the repository lacks', index({ a: 'other.safetensors' }), 'shards of the repository'],
+    ['a number', '{"weight_map":{"a":7}}', 'relative file names without ..'],
+    ['no map', '{"weight_map":[]}', 'a weight_map'],
+    ['an empty map', index({}), 'at least one shard'],
+    ['no JSON', '{', 'JSON'],
+  ])('an index with %s is INVALID_INDEX', async (_name, text, expected) => {
     hub.add('tales/fairy', { 'config.json': CONFIG, 'model.safetensors.index.json': text })
-    await octetError(() => pull('tales/fairy', options), 'INVALID_INDEX')
+    expect((await octetError(() => pull('tales/fairy', options), 'INVALID_INDEX')).expected).toBe(expected)
     expect(existsSync(repo('snapshots'))).toBe(false)
   })
 

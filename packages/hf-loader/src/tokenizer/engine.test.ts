@@ -1,5 +1,5 @@
 /** The whole pipeline in this process, on synthetic files: order of the parts, and hostile files. */
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
@@ -30,6 +30,12 @@ describe('pipeline', () => {
     expect(ids(engine, 'a▁b')).toEqual([0, 26, 1])
     expect(ids(engine, ' e')).toEqual([26, 4])
     expect(ids(engine, '▁e')).toEqual([32])
+  })
+
+  it('lets a special token win where two are equal after normalization', () => {
+    const normalizer = { type: 'Replace', pattern: { String: 'X' }, content: 'x' }
+    const added = [addedToken(30, 'ax', { normalized: true }), addedToken(31, 'aX', { normalized: true, special: true })]
+    expect(ids(load(tinyTokenizer({ top: { normalizer, added_tokens: added } })), 'aX')).toEqual([31])
   })
 
   it("prefixes Metaspace's first piece only where the text begins", () => {
@@ -139,6 +145,21 @@ describe('hostile files', () => {
     ['nothing', {}, 'FILE_NOT_FOUND'],
   ])('%s', async (_name, files, code) => {
     await octetError(() => Engine.load(makeFolder(files)), code as 'INVALID_TOKENIZER')
+  })
+
+  it('files that are no files, or larger than any of their kind', async () => {
+    const dir = makeFolder({ 'tokenizer.json': tinyTokenizer() })
+    mkdirSync(join(dir, 'tokenizer_config.json'))
+    expect((await octetError(() => Engine.load(dir), 'INVALID_TOKENIZER')).expected).toBe('a regular file')
+    rmSync(join(dir, 'tokenizer_config.json'), { recursive: true })
+    for (const [name, limit] of [['chat_template.jinja', 2 ** 22], ['special_tokens_map.json', 2 ** 24], ['tokenizer.json', 2 ** 28]] as const) {
+      writeFileSync(join(dir, name), '')
+      // Sparse: it takes no room on the disk.
+      truncateSync(join(dir, name), limit + 1)
+      expect((await octetError(() => Engine.load(dir), 'INVALID_TOKENIZER')).expected).toBe(`at most ${limit} bytes`)
+      rmSync(join(dir, name))
+      if (name !== 'tokenizer.json') expect(Engine.load(dir).answer.hasChatTemplate).toBe(false)
+    }
   })
 
   it('names __proto__ and the like are ordinary tokens', () => {

@@ -125,8 +125,11 @@ describe('added tokens in text', () => {
     content,
     { content, id, singleWord: false, lstrip: false, rstrip: false, normalized: false, special: true, ...flags },
   ]
-  const split = (text: string, ...entries: (readonly [string, AddedToken])[]) =>
-    new TokenMatcher(entries).split(text).map(({ text: part, id }) => (id === null ? part : id))
+  const split = (text: string, ...entries: (readonly [string, AddedToken])[]) => {
+    const sections = new TokenMatcher(entries).split(text)
+    expect(sections.map((section) => section.text).join('')).toBe(text)
+    return sections.map(({ text: part, id }) => (id === null ? part : id))
+  }
 
   it('finds the longest at the leftmost place and covers the text', () => {
     expect(split('a<s>b</s>', token('<s>', 1), token('</s>', 2))).toEqual(['a', 1, 'b', 2])

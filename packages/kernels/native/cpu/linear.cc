@@ -19,19 +19,28 @@ enum Granularity { kNone = 0, kTensor = 1, kRow = 2, kBlocks1 = 3, kBlocks128 = 
 constexpr int kTileRows = 4;
 constexpr int kBlockRows = 128;               // rows of packed x per task: 512 KiB a chunk, half of a common L2
 constexpr int64_t kStreamBytes = 256 << 10;   // weights per task when each is read once
+constexpr int64_t kCachedBytes = 2 << 20;     // weights of this many bytes are read as if they were in cache
+constexpr int64_t kShortRow = 1024;           // so are rows of fewer bytes
+constexpr int64_t kLongRow = 2048;
+constexpr int64_t kLead = 8192;               // how far ahead of a sequential read lines are asked for, bytes
 constexpr int64_t kInlineWork = 1 << 17;      // multiply-adds below which waking the pool costs more than it gives
 
-// Columns of a tile of `rows`: as many accumulators as the registers hold beside the operands.
-constexpr int tile_columns(int rows, [[maybe_unused]] bool pairs, [[maybe_unused]] bool fp8, [[maybe_unused]] bool scaled) {
+// Columns of a tile of `rows` when weights come from cache: as many accumulators as registers hold beside the operands.
+constexpr int tile_columns([[maybe_unused]] int rows, [[maybe_unused]] bool scaled) {
 #if defined(__AVX512F__) || defined(__aarch64__)
-  if (scaled) return rows <= 2 ? 4 : rows == 3 ? 4 : 3;
-  if (pairs && fp8) return rows == 1 ? 8 : 4;
-  return rows <= 3 ? 8 : 6;
+  return scaled ? (rows == 4 ? 3 : 4) : 6;
 #elif defined(__AVX2__)
-  return rows == 1 ? (scaled ? 4 : 8) : scaled ? 2 : rows <= 2 ? 4 : 3;
+  return scaled ? 2 : 3;
 #else
   return rows == 1 ? 4 : 2;
 #endif
+}
+
+// Columns when weights stream from memory: as few as hide the latency of an accumulator's chain, since one row after the
+// other is the order memory gives fastest. `step` is the bytes of weight a chain takes per addition.
+constexpr int stream_columns(int step, bool long_rows) {
+  const int columns = min_of(4, max_of(1, 64 / step));
+  return columns == 2 && long_rows ? 4 : columns;
 }
 
 struct Problem {
@@ -106,16 +115,16 @@ template <class Unit, class W> void pack_rows(const Problem& p, int64_t m0, int 
 
 // ---- weights of a panel in the unit's own element, for tiles that share them ----
 
-template <class Unit, class W, int kColumns>
-void convert_panel(const W* w, int64_t stride, int columns, int64_t length, int64_t ahead, typename Unit::Element* to, int64_t pitch) {
+template <class Unit, class W>
+void convert_panel(const TileWeights<W>& t, typename Unit::Element* to, int64_t pitch) {
   using Weights = typename Unit::template Weights<W>;
-  for (int n = 0; n < columns; ++n) {
-    const W* from = w + n * stride;
-    for (int64_t k = 0; k < length; k += Weights::kGroup) {
+  for (int n = 0; n < t.columns; ++n) {
+    const W* from = t.w + n * t.stride;
+    for (int64_t k = 0; k < t.length; k += Weights::kGroup) {
       typename Unit::Vec v[Weights::kVectors];
-      __builtin_prefetch((const char*)(from + k) + ahead, 0, OCTET_PREFETCH_LOCALITY);
-      if (k + Weights::kGroup <= length) Weights::read(from + k, v);
-      else Weights::read_partial(from + k, length - k, v);
+      __builtin_prefetch((const char*)(from + k) + kLead);
+      if (k + Weights::kGroup <= t.length) Weights::read(from + k, v);
+      else Weights::read_partial(from + k, t.length - k, v);
       for (int i = 0; i < Weights::kVectors; ++i) Unit::store_packed(to + n * pitch + k + i * Unit::kStep, v[i]);
     }
   }
@@ -123,38 +132,41 @@ void convert_panel(const W* w, int64_t stride, int columns, int64_t length, int6
 
 // ---- one task: rows [m0, m1) by columns [n0, n1) ----
 
+struct Range {
+  int64_t m0, m1, n0, n1;
+};
+
 template <class Unit> struct Shape {
   int64_t padded;         // K rounded up to a group
   int64_t block_rows;
   int64_t block_columns;
+  bool cached;            // the weights are so few, or their rows so short, that memory's order does not matter
   typename Unit::Element* x;
 };
 
 template <class Unit, class W, bool kScaled> class Task {
   using Element = typename Unit::Element;
   using Weights = typename Unit::template Weights<W>;
-  static constexpr bool kPairs = Unit::kStep != kLanes;
-  static constexpr bool kFp8 = sizeof(W) == 1;
   static constexpr bool kNative = sizeof(W) == sizeof(Element);  // f32 for float lanes, bf16 for pairs
-  static constexpr int kWide = tile_columns(kTileRows, kPairs, false, kScaled);
+  static constexpr int kWide = tile_columns(kTileRows, kScaled);
   static constexpr int64_t kPanelPitch = Unit::kChunk + 64 / (int64_t)sizeof(Element);  // rows land in different cache sets
 
  public:
   // Per thread: the sums of a task when K has several chunks, and a converted panel.
   static int64_t sums_bytes(const Shape<Unit>& s, int64_t K) {
-    return K <= Unit::kChunk ? 0 : round_up(s.block_rows * round_up(s.block_columns, 8 * kWide) * (int64_t)sizeof(float), 64);
+    return K <= Unit::kChunk ? 0 : round_up(s.block_rows * round_up(s.block_columns, kWide) * (int64_t)sizeof(float), 64);
   }
   static int64_t scratch_bytes(const Shape<Unit>& s, int64_t K) {
-    return sums_bytes(s, K) + (kNative || s.block_rows <= kTileRows ? 0 : kWide * kPanelPitch * (int64_t)sizeof(Element));
+    return s.block_rows <= kTileRows ? 0 : sums_bytes(s, K) + (kNative ? 0 : kWide * kPanelPitch * (int64_t)sizeof(Element));
   }
 
-  static void run(const Problem& p, const Shape<Unit>& s, int64_t m0, int64_t m1, int64_t n0, int64_t n1, char* scratch) {
-    if (m1 - m0 > kTileRows) return blocked(p, s, m0, m1, n0, n1, scratch);
-    switch (m1 - m0) {
-      case 1: return stream<1>(p, s, m0, n0, n1);
-      case 2: return stream<2>(p, s, m0, n0, n1);
-      case 3: return stream<3>(p, s, m0, n0, n1);
-      default: return stream<4>(p, s, m0, n0, n1);
+  static void run(const Problem& p, const Shape<Unit>& s, const Range& r, char* scratch) {
+    switch (r.m1 - r.m0) {
+      case 1: return stream_rows<1>(p, s, r);
+      case 2: return stream_rows<2>(p, s, r);
+      case 3: return stream_rows<3>(p, s, r);
+      case 4: return stream_rows<4>(p, s, r);
+      default: return blocked(p, s, r, scratch);
     }
   }
 
@@ -179,68 +191,78 @@ template <class Unit, class W, bool kScaled> class Task {
     return b;
   }
 
-  // At most kTileRows rows: each weight is read once, straight from its own storage, the next panel's lines on their way.
-  template <int kRows> static void stream(const Problem& p, const Shape<Unit>& s, int64_t m0, int64_t n0, int64_t n1) {
-    constexpr int kColumns = tile_columns(kRows, kPairs, kFp8, kScaled);
-    const int64_t stride = p.w->row_stride;
-    const int64_t ahead = kColumns * stride * (int64_t)sizeof(W);
-    const Element* x = s.x + m0 * s.padded;
+  template <int kRows> static void stream_rows(const Problem& p, const Shape<Unit>& s, const Range& r) {
+    constexpr int kStep = Unit::kStep * (int)sizeof(W);
+    if (s.cached) return stream<kRows, tile_columns(kRows, kScaled)>(p, s, r);
+    if (p.K * (int64_t)sizeof(W) > kLongRow) return stream<kRows, stream_columns(kStep, true)>(p, s, r);
+    return stream<kRows, stream_columns(kStep, false)>(p, s, r);
+  }
+
+  // At most kTileRows rows: each weight is read once, straight from its own storage.
+  template <int kRows, int kColumns> static void stream(const Problem& p, const Shape<Unit>& s, const Range& r) {
+    const int64_t panel = kColumns * p.w->row_stride * (int64_t)sizeof(W);
+    const int64_t lead = kColumns == 1 ? kLead : max_of(panel, kLead);
+    const char* end = (const char*)weights(p, r.n1);
+    const Element* x = s.x + r.m0 * s.padded;
     alignas(64) float sums[kRows * kColumns];
-    for (int64_t n = n0; n < n1; n += kColumns) {
-      const int columns = (int)min_of<int64_t>(kColumns, n1 - n);
+    for (int64_t n = r.n0; n < r.n1; n += kColumns) {
+      const int columns = (int)min_of<int64_t>(kColumns, r.n1 - n);
+      const char* next = (const char*)weights(p, n) + lead;
+      if (next + panel > end) next = (const char*)weights(p, n);  // another thread may read what follows
+      LineCursor ahead = LineCursor::linear(next);
       for (int64_t k = 0; k < p.K; k += Unit::kChunk) {
-        tile<Unit, W, kRows, kColumns, kScaled, true>(x + k * kRows, weights(p, n) + k, stride, columns, min_of<int64_t>(Unit::kChunk, p.K - k),
-                                                      ahead, scales_at(p, m0, k), n, sums, k != 0);
+        const TileWeights<W> t{weights(p, n) + k, p.w->row_stride, columns, min_of<int64_t>(Unit::kChunk, p.K - k), n};
+        tile<Unit, W, kRows, kColumns, kScaled, kColumns>(x + k * kRows, t, ahead, scales_at(p, r.m0, k), sums, k != 0);
       }
-      finish(p, m0, kRows, n, columns, sums, kColumns);
+      finish(p, r.m0, kRows, n, columns, sums, kColumns);
     }
   }
 
-  // One tile of a blocked task.
-  template <class Source, bool kPrefetch>
-  static void any_rows(int rows, const Element* x, const Source* w, int64_t stride, int columns, int64_t length, int64_t ahead,
-                       const BlockScales& scales, int64_t n, float* sums, bool add) {
+  template <int kAsk>
+  static void any_rows(int rows, const Element* x, const TileWeights<Element>& t, LineCursor& ahead, const BlockScales& scales, float* sums, bool add) {
     switch (rows) {
-      case 1: return tile<Unit, Source, 1, kWide, kScaled, kPrefetch>(x, w, stride, columns, length, ahead, scales, n, sums, add);
-      case 2: return tile<Unit, Source, 2, kWide, kScaled, kPrefetch>(x, w, stride, columns, length, ahead, scales, n, sums, add);
-      case 3: return tile<Unit, Source, 3, kWide, kScaled, kPrefetch>(x, w, stride, columns, length, ahead, scales, n, sums, add);
-      default: return tile<Unit, Source, 4, kWide, kScaled, kPrefetch>(x, w, stride, columns, length, ahead, scales, n, sums, add);
+      case 1: return tile<Unit, Element, 1, kWide, kScaled, kAsk>(x, t, ahead, scales, sums, add);
+      case 2: return tile<Unit, Element, 2, kWide, kScaled, kAsk>(x, t, ahead, scales, sums, add);
+      case 3: return tile<Unit, Element, 3, kWide, kScaled, kAsk>(x, t, ahead, scales, sums, add);
+      default: return tile<Unit, Element, 4, kWide, kScaled, kAsk>(x, t, ahead, scales, sums, add);
     }
   }
 
-  // Many rows: a panel of weight rows stays in L1 while the tiles of x pass over it from L2.
-  static void blocked(const Problem& p, const Shape<Unit>& s, int64_t m0, int64_t m1, int64_t n0, int64_t n1, char* scratch) {
-    const int64_t stride = p.w->row_stride;
-    const int64_t ahead = kWide * stride * (int64_t)sizeof(W);
+  // Many rows: a panel of weight rows stays in L1 while the tiles of x pass over it from L2; the first tiles also ask
+  // for the next panel, a line a step where there are enough tiles to spread it over.
+  static void blocked(const Problem& p, const Shape<Unit>& s, const Range& r, char* scratch) {
     float* kept = reinterpret_cast<float*>(scratch);
-    const bool keep = p.K > Unit::kChunk;
+    Element* converted = reinterpret_cast<Element*>(scratch + sums_bytes(s, p.K));
+    const int64_t tiles = ceil_div(r.m1 - r.m0, kTileRows);
     alignas(64) float one[kTileRows * kWide];
     for (int64_t k = 0; k < p.K; k += Unit::kChunk) {
       const int64_t length = min_of<int64_t>(Unit::kChunk, p.K - k);
-      const bool last = k + length == p.K;
-      float* next = kept;
-      for (int64_t n = n0; n < n1; n += kWide) {
-        const int columns = (int)min_of<int64_t>(kWide, n1 - n);
-        const Element* panel = nullptr;
-        int64_t panel_stride = kPanelPitch, panel_length = round_up(length, Weights::kGroup);
+      const int64_t row_lines = ceil_div(length * (int64_t)sizeof(W), 64);
+      float* next_sums = kept;
+      for (int64_t n = r.n0; n < r.n1; n += kWide) {
+        const TileWeights<W> source{weights(p, n) + k, p.w->row_stride, (int)min_of<int64_t>(kWide, r.n1 - n), length, n};
+        TileWeights<Element> t{nullptr, kPanelPitch, source.columns, round_up(length, Weights::kGroup), n};
+        LineCursor ahead = LineCursor::none();
+        bool ask = false;
         if constexpr (kNative) {
-          panel = weights(p, n) + k;
-          panel_stride = stride;
-          panel_length = length;
+          t = source;
+          ask = n + kWide < r.n1;
+          ahead = {(const char*)(source.w + kWide * source.stride), row_lines, row_lines, (p.w->row_stride * (int64_t)sizeof(W)) - row_lines * 64};
         } else {
-          Element* converted = reinterpret_cast<Element*>(scratch + sums_bytes(s, p.K));
-          convert_panel<Unit, W, kWide>(weights(p, n) + k, stride, columns, length, ahead, converted, kPanelPitch);
-          panel = converted;
+          convert_panel<Unit, W>(source, converted, kPanelPitch);
+          t.w = converted;
         }
-        for (int64_t m = m0; m < m1; m += kTileRows) {
-          const int rows = (int)min_of<int64_t>(kTileRows, m1 - m);
-          float* sums = keep ? next : one;
+        for (int64_t i = 0; i < tiles; ++i) {
+          const int64_t m = r.m0 + i * kTileRows;
+          const int rows = (int)min_of<int64_t>(kTileRows, r.m1 - m);
+          float* sums = p.K > Unit::kChunk ? next_sums : one;
           const Element* x = s.x + m * s.padded + k * rows;
           const BlockScales scales = scales_at(p, m, k);
-          if (kNative && m == m0) any_rows<Element, true>(rows, x, panel, panel_stride, columns, panel_length, ahead, scales, n, sums, k != 0);
-          else any_rows<Element, false>(rows, x, panel, panel_stride, columns, panel_length, ahead, scales, n, sums, k != 0);
-          if (last) finish(p, m, rows, n, columns, sums, kWide);
-          next += kTileRows * kWide;
+          if (kNative && ask && tiles >= kWide && i < kWide) any_rows<1>(rows, x, t, ahead, scales, sums, k != 0);
+          else if (kNative && ask && tiles < kWide && i == 0) any_rows<kWide>(rows, x, t, ahead, scales, sums, k != 0);
+          else any_rows<0>(rows, x, t, ahead, scales, sums, k != 0);
+          if (k + length == p.K) finish(p, m, rows, n, source.columns, sums, kWide);
+          next_sums += kTileRows * kWide;
         }
       }
     }
@@ -254,6 +276,7 @@ template <class Unit, class W, bool kScaled> Status run(const Problem& p, Contex
   using T = Task<Unit, W, kScaled>;
   Shape<Unit> s{};
   s.padded = round_up(p.K, Unit::template Weights<W>::kGroup);
+  s.cached = p.N * p.K * (int64_t)sizeof(W) <= kCachedBytes || p.K * (int64_t)sizeof(W) < kShortRow;
   const int64_t row_blocks = ceil_div(p.M, kBlockRows);
   s.block_rows = p.M <= kTileRows ? p.M : round_up(ceil_div(p.M, row_blocks), kTileRows);
   const int threads = p.M * p.N * p.K <= kInlineWork ? 1 : ctx.threads();
@@ -281,7 +304,7 @@ template <class Unit, class W, bool kScaled> Status run(const Problem& p, Contex
   auto multiply = [&](int64_t begin, int64_t end, int thread) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t m0 = t / column_blocks * s.block_rows, n0 = t % column_blocks * s.block_columns;
-      T::run(p, s, m0, min_of(m0 + s.block_rows, p.M), n0, min_of(n0 + s.block_columns, p.N), scratch + x_bytes + per_thread * thread);
+      T::run(p, s, {m0, min_of(m0 + s.block_rows, p.M), n0, min_of(n0 + s.block_columns, p.N)}, scratch + x_bytes + per_thread * thread);
     }
   };
   const int64_t tasks = ceil_div(p.M, s.block_rows) * column_blocks;

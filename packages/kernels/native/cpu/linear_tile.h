@@ -12,9 +12,6 @@
 namespace octet::cpu::OCTET_LEVEL {
 
 #define OCTET_UNROLL _Pragma("GCC unroll 32")
-#ifndef OCTET_PREFETCH_LOCALITY
-#define OCTET_PREFETCH_LOCALITY 2
-#endif
 
 constexpr int kBlock = 128;  // elements of K under one block scale
 
@@ -88,17 +85,30 @@ OCTET_INLINE void tile_group(const typename Unit::Element* x, const W* const (&w
   }
 }
 
-// Elements [begin, end) of the chunk. kPrefetch also asks for the same elements of the weight rows `ahead` bytes on,
-// once a cache line.
-template <class Unit, class W, int kRows, int kColumns, bool kPrefetch>
+// Asks for the cache lines of some weight rows before they are read, in address order: memory's prefetchers and row
+// buffers reward that order, while tiles read several rows side by side. Rows of `lines` lines lie `jump` bytes apart.
+struct LineCursor {
+  const char* next;
+  int64_t left, lines, jump;
+  static OCTET_INLINE LineCursor none() { return {nullptr, 0, 0, 0}; }
+  static OCTET_INLINE LineCursor linear(const char* from) { return {from, INT64_MAX, INT64_MAX, 0}; }
+  OCTET_INLINE void step() {
+    __builtin_prefetch(next);
+    next += 64;
+    if (--left == 0) left = lines, next += jump;
+  }
+};
+
+// Elements [begin, end) of the chunk, asking for kAsk lines ahead for each line that a row gives.
+template <class Unit, class W, int kRows, int kColumns, int kAsk>
 OCTET_INLINE void tile_span(const typename Unit::Element* x, const W* const (&w)[kColumns], int64_t begin, int64_t end,
-                            int64_t ahead, F32 (&acc)[kRows * kColumns]) {
+                            LineCursor& ahead, F32 (&acc)[kRows * kColumns]) {
   constexpr int64_t kGroup = Unit::template Weights<W>::kGroup;
   constexpr int64_t kLine = max_of<int64_t>(kGroup, 64 / (int64_t)sizeof(W));
   int64_t k = begin;
-  if constexpr (kPrefetch) {
+  if constexpr (kAsk > 0) {
     for (; k + kLine <= end; k += kLine) {
-      OCTET_UNROLL for (int n = 0; n < kColumns; ++n) __builtin_prefetch((const char*)(w[n] + k) + ahead, 0, OCTET_PREFETCH_LOCALITY);
+      OCTET_UNROLL for (int i = 0; i < kAsk; ++i) ahead.step();
       OCTET_UNROLL for (int64_t i = 0; i < kLine; i += kGroup) {
         tile_group<Unit, W, kRows, kColumns, false>(x + (k + i) * kRows, w, k + i, kGroup, acc);
       }
@@ -108,24 +118,32 @@ OCTET_INLINE void tile_span(const typename Unit::Element* x, const W* const (&w)
   if (k < end) tile_group<Unit, W, kRows, kColumns, true>(x + k * kRows, w, k, end - k, acc);
 }
 
-// sums[m * kColumns + n] (+)= x[m, 0..length) . w[n, 0..length), one chunk. Weight row n starts at w + n * stride, rows
-// past `columns` repeat the last one (their sums are not used).
-template <class Unit, class W, int kRows, int kColumns, bool kScaled, bool kPrefetch>
-void tile(const typename Unit::Element* x, const W* w, int64_t stride, int columns, int64_t length, int64_t ahead,
-          const BlockScales& scales, int64_t first_column, float* sums, bool add) {
+// One chunk of a tile. Weight row n starts at w + n * stride; rows past `columns` repeat the last one (their sums are
+// not used). sums[m * kColumns + n] (+)= x[m, 0..length) . w[n, 0..length).
+template <class W> struct TileWeights {
+  const W* w;
+  int64_t stride;
+  int columns;
+  int64_t length;
+  int64_t first_column;  // of y, to find block scales
+};
+
+template <class Unit, class W, int kRows, int kColumns, bool kScaled, int kAsk>
+void tile(const typename Unit::Element* x, const TileWeights<W>& t, LineCursor& ahead, const BlockScales& scales, float* sums, bool add) {
   const W* rows[kColumns];
-  OCTET_UNROLL for (int n = 0; n < kColumns; ++n) rows[n] = w + min_of(n, columns - 1) * stride;
+  OCTET_UNROLL for (int n = 0; n < kColumns; ++n) rows[n] = t.w + min_of(n, t.columns - 1) * t.stride;
   F32 acc[kRows * kColumns] = {};
+  LineCursor cursor = ahead;
   if constexpr (!kScaled) {
-    tile_span<Unit, W, kRows, kColumns, kPrefetch>(x, rows, 0, length, ahead, acc);
+    tile_span<Unit, W, kRows, kColumns, kAsk>(x, rows, 0, t.length, cursor, acc);
   } else {
     const float* weight[kColumns];
     OCTET_UNROLL for (int n = 0; n < kColumns; ++n) {
-      weight[n] = scales.weight + (first_column + min_of(n, columns - 1)) / scales.weight_rows * scales.weight_stride;
+      weight[n] = scales.weight + (t.first_column + min_of(n, t.columns - 1)) / scales.weight_rows * scales.weight_stride;
     }
-    for (int64_t begin = 0, block = 0; begin < length; begin += kBlock, ++block) {
+    for (int64_t begin = 0, block = 0; begin < t.length; begin += kBlock, ++block) {
       F32 part[kRows * kColumns] = {};
-      tile_span<Unit, W, kRows, kColumns, kPrefetch>(x, rows, begin, min_of(begin + kBlock, length), ahead, part);
+      tile_span<Unit, W, kRows, kColumns, kAsk>(x, rows, begin, min_of(begin + kBlock, t.length), cursor, part);
       OCTET_UNROLL for (int m = 0; m < kRows; ++m) {
         const F32 xs = set1(scales.activation[m * scales.activation_stride + block * scales.activation_step]);
         OCTET_UNROLL for (int n = 0; n < kColumns; ++n) {
@@ -135,6 +153,7 @@ void tile(const typename Unit::Element* x, const W* w, int64_t stride, int colum
       }
     }
   }
+  if constexpr (kAsk > 0) ahead = cursor;
   reduce_lanes(acc, sums, add);
 }
 

@@ -1,5 +1,6 @@
 import { activation } from './activation.js'
 import { add } from './add.js'
+import { advanceDecode } from './advance-decode.js'
 import { amax } from './amax.js'
 import { argmax } from './argmax.js'
 import { attention } from './attention.js'
@@ -56,4 +57,5 @@ export const CONTRACTS: readonly OpContract[] = [
   dequantize,
   randomWeights,
   readFile,
+  advanceDecode,
 ]

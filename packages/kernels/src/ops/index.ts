@@ -20,6 +20,7 @@ export { attentionDense, type AttentionDenseOptions } from './attention-dense.js
 export { argmax, type ArgmaxOptions } from './argmax.js'
 export { logSoftmax, type LogSoftmaxOptions } from './log-softmax.js'
 export { sample, type SampleOptions } from './sample.js'
+export { advanceDecode, type AdvanceDecodeOptions } from './advance-decode.js'
 export { amax, type AmaxOptions } from './amax.js'
 export { quantize, type QuantizeOptions } from './quantize.js'
 export { dequantize, type DequantizeOptions } from './dequantize.js'

@@ -1,7 +1,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { busyDevice } from './load.mjs'
 
-const { device, out } = await busyDevice(40)
+const { device, out } = await busyDevice(2000)
 const other = device.createQueue()
 other.wait(device.queue.record())
 void out.toFloat32Array().catch(() => undefined)

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { openSafetensors } from '@octet-llm/hf-loader/safetensors'
 import { Tensor, type Device } from '@octet-llm/kernels'
-import type { CausalLM } from '@octet-llm/transformer'
+import type { CausalLM, InferenceParamsRequest } from '@octet-llm/transformer'
 
 export const fixture = (name: string): string => fileURLToPath(new URL(`../../../../fixtures/${name}`, import.meta.url))
 
@@ -63,8 +63,8 @@ export const unpadded = (batch: Batch): number[][] => batch.input_ids.map((row, 
 export const i32 = (device: Device, data: readonly number[]): Tensor => Tensor.from(Int32Array.from(data), { shape: [data.length], dtype: 'i32', device })
 
 /** Last logits of every row by one prefill over the cache, in chunks. */
-export async function prefill(model: CausalLM, rows: readonly (readonly number[])[], chunk = Infinity): Promise<Float32Array> {
-  const params = model.createInferenceParams({ maxBatchSize: rows.length, maxSequenceLength: Math.max(...rows.map((r) => r.length)) })
+export async function prefill(model: CausalLM, rows: readonly (readonly number[])[], chunk = Infinity, cache: Partial<InferenceParamsRequest> = {}): Promise<Float32Array> {
+  const params = model.createInferenceParams({ maxBatchSize: rows.length, maxSequenceLength: Math.max(...rows.map((r) => r.length)), ...cache })
   const { vocabSize } = model.info
   const last = new Float32Array(rows.length * vocabSize)
   for (let at = 0; at < Math.max(...rows.map((r) => r.length)); at += chunk) {

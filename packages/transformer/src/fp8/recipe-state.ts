@@ -1,0 +1,149 @@
+import { OctetError } from '@octet-llm/core'
+import { FP8_MAX, initialDelayedState, quantSpec, updateDelayedScaling, type DelayedScaling, type Recipe } from '@octet-llm/fp8-recipe'
+import { amax, cast, copy, keep, Tensor, type Device, type QuantizedTensor } from '@octet-llm/kernels'
+
+import { QuantizedStorage, type QuantizeRule, type WeightRun } from '../quantized-storage.js'
+import type { Weight } from '../weight.js'
+import type { Workspace } from '../workspace.js'
+import { quantizeActivations } from './activations.js'
+import type { AutocastContext } from './autocast.js'
+
+/** The delayed scaling of one tensor: on the device, updated by the host between steps. */
+export class DelayedTensor {
+  /** f32 [amaxHistoryLen]; entry 0 collects the current step. */
+  readonly amaxHistory: Tensor
+  /** f32 [1]: multiplies before the cast. */
+  readonly scale: Tensor
+  readonly #recipe: DelayedScaling
+  #value = 1
+
+  constructor(device: Device, recipe: DelayedScaling) {
+    this.#recipe = recipe
+    const { amaxHistory, scale } = initialDelayedState(recipe)
+    this.#value = scale
+    this.amaxHistory = keep(Tensor.from(amaxHistory, { shape: [amaxHistory.length], dtype: 'f32', device }))
+    this.scale = keep(Tensor.from(Float32Array.of(scale), { shape: [1], dtype: 'f32', device }))
+  }
+
+  get recipe(): DelayedScaling {
+    return this.#recipe
+  }
+
+  /** The larger of x's amax and what the step has seen goes to entry 0. */
+  record(x: Tensor): void {
+    const pair = Tensor.empty([2], { dtype: 'f32', device: x.device })
+    const [so, now, first] = [pair.rows(0, 1), pair.rows(1, 2), this.amaxHistory.rows(0, 1)]
+    copy({ x: first, out: so })
+    amax({ x, out: now })
+    amax({ x: pair, out: first })
+    for (const t of [so, now, first, pair]) t.dispose()
+  }
+
+  /** fp8-recipe's exact rule. */
+  async update(): Promise<void> {
+    const amaxHistory = await this.amaxHistory.toFloat32Array()
+    const next = updateDelayedScaling({ amaxHistory, scale: this.#value }, this.#recipe, FP8_MAX.e4m3)
+    this.#value = next.scale
+    this.amaxHistory.write(next.amaxHistory)
+    this.scale.write(Float32Array.of(next.scale))
+  }
+
+  dispose(): void {
+    this.amaxHistory.dispose()
+    this.scale.dispose()
+  }
+}
+
+/** What a projection keeps between autocasts: its delayed scales and, between microbatches, its quantized weight. */
+export class LinearRecipeState {
+  readonly #device: Device
+  #input: DelayedTensor | undefined
+  #weight: DelayedTensor | undefined
+  #cache: { readonly recipe: Recipe; readonly storage: QuantizedStorage } | undefined
+  #pending = false
+
+  constructor(device: Device) {
+    this.#device = device
+  }
+
+  /** Undefined before the first forward under DelayedScaling. */
+  get input(): DelayedTensor | undefined {
+    return this.#input
+  }
+
+  get weight(): DelayedTensor | undefined {
+    return this.#weight
+  }
+
+  /** Records what delayed scaling wants to know, without quantizing. */
+  calibrate(ctx: AutocastContext, x: Tensor, weight: Weight): void {
+    if (ctx.recipe.kind !== 'delayed') return
+    this.#begin(ctx, ctx.recipe)
+    this.#input!.record(x)
+    this.#weight!.record(weight.tensor)
+  }
+
+  /** The input in FP8, by the recipe; delayed scaling records its amax and uses the scale of earlier steps. */
+  quantizeInput(ctx: AutocastContext, x: Tensor, workspace: Workspace): QuantizedTensor {
+    const rule = ruleOf(ctx.recipe, 'input')
+    if (ctx.recipe.kind !== 'delayed') return quantizeActivations(x, rule, workspace)
+    this.#begin(ctx, ctx.recipe)
+    this.#input!.record(x)
+    return quantizeActivations(x, rule, workspace, this.#input!.scale)
+  }
+
+  /**
+   * The weight in FP8 for one product; call `release` when that is enqueued.
+   * @throws OctetError `INVALID_ARGUMENT` for `isFirstMicrobatch: false` without a kept weight of the recipe
+   */
+  quantizeWeight(ctx: AutocastContext, weight: Weight): { readonly runs: readonly WeightRun[]; release(): void } {
+    const { recipe, isFirstMicrobatch } = ctx
+    if (isFirstMicrobatch === false) {
+      if (this.#cache?.recipe !== recipe) throw new OctetError('INVALID_ARGUMENT', { op: 'autocast', argument: 'isFirstMicrobatch', expected: 'true first: no weight of this recipe is kept', received: 'false' })
+      return { runs: this.#cache.storage.runs, release: () => undefined }
+    }
+    if (recipe.kind === 'delayed') {
+      this.#begin(ctx, recipe)
+      this.#weight!.record(weight.tensor)
+    }
+    const storage = new QuantizedStorage(this.#device, weight.shape as readonly [number, number], [{ name: undefined, begin: 0, end: weight.shape[0]! }])
+    const wide = weight.dtype === 'f16' ? cast({ x: weight.tensor, dtype: 'f32' }) : undefined
+    storage.store(undefined, wide ?? weight.tensor, ruleOf(recipe, 'weight'), recipe.kind === 'delayed' ? this.#weight!.scale : undefined)
+    wide?.dispose()
+    if (isFirstMicrobatch === undefined) return { runs: storage.runs, release: () => storage.dispose() }
+    this.#cache?.storage.dispose()
+    this.#cache = { recipe, storage }
+    return { runs: storage.runs, release: () => undefined }
+  }
+
+  /** At the end of the outermost autocast. */
+  async update(): Promise<void> {
+    this.#pending = true
+    await Promise.all([this.#input?.update(), this.#weight?.update()])
+    this.#pending = false
+  }
+
+  dispose(): void {
+    for (const owner of [this.#input, this.#weight, this.#cache?.storage]) owner?.dispose()
+    this.#input = this.#weight = this.#cache = undefined
+  }
+
+  /** Scales start anew with another recipe. */
+  #begin(ctx: AutocastContext, recipe: DelayedScaling): void {
+    if (this.#pending) throw new OctetError('INVALID_ARGUMENT', { op: 'autocast', argument: 'ctx', expected: 'settled delayed scales', received: 'an update in flight', hint: 'await ctx.settled of the autocast before this one' })
+    ctx.touch(this)
+    if (this.#input?.recipe === recipe) return
+    this.#input?.dispose()
+    this.#weight?.dispose()
+    this.#input = new DelayedTensor(this.#device, recipe)
+    this.#weight = new DelayedTensor(this.#device, recipe)
+  }
+}
+
+/** The recipe's own rule for an operand. @throws OctetError `RECIPE_NOT_SUPPORTED` for MXFP8 */
+export function ruleOf(recipe: Recipe, role: 'input' | 'weight'): QuantizeRule {
+  const { granularity } = quantSpec(recipe, role)
+  if (recipe.kind !== 'current' && recipe.kind !== 'block') return { granularity }
+  const params = role === 'input' ? recipe.fp8QuantFwdInp : recipe.fp8QuantFwdWeight
+  return { granularity, powerOf2: params.power2Scale, epsilon: params.amaxEpsilon }
+}
