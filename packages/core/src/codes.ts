@@ -12,6 +12,7 @@ export const ERROR_CODES = {
   CAPTURE_READ: 'The host read or waited inside queue.capture().',
   OUT_OF_MEMORY: 'The device has not enough memory for the allocation.',
   DEVICE_NOT_FOUND: 'The requested device is not on this machine.',
+  DEVICE_LOST: 'The device failed and refuses further work.',
   OP_FAILED: 'An enqueued operation failed on the device.',
   NATIVE_NOT_FOUND: 'No native binary of @octet-llm/kernels fits this platform.',
   ABI_MISMATCH: 'The native binary and the JavaScript of @octet-llm/kernels are of different versions.',

@@ -5,7 +5,7 @@
 namespace octet::cuda {
 
 __device__ __forceinline__ float above_minus_infinity(float x) { return x == -INFINITY ? -3.402823466e38f : x; }
-__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + __expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
 
 struct Gelu {  // tanh form, written as x * sigmoid(2 * inner): no cancellation for x < 0
   __device__ __forceinline__ float operator()(float v) const {

@@ -50,11 +50,25 @@ template <class C> struct DenseSource {
   }
 };
 
+// A slice outside q, k or the mask raises the fault word, as on the CPU.
+static __global__ void check_slices(const int32_t* starts_q, const int32_t* lens_q, const int32_t* starts_kv, const int32_t* lens_kv, int64_t sequences, int64_t tokens, int64_t keys, int64_t mask_rows, int64_t mask_cols, bool masked, int32_t* fault) {
+  const int64_t b = blockIdx.x * 256ll + threadIdx.x;
+  if (b >= sequences) return;
+  const int64_t sq = starts_q[b], nq = lens_q[b], sk = starts_kv[b], nk = lens_kv[b];
+  const bool bad = sq < 0 || nq < 0 || sk < 0 || nk < 0 || sq + nq > tokens || sk + nk > keys || (masked && (nq > mask_rows || nk > mask_cols));
+  if (bad) *fault = static_cast<int32_t>(Status::bad_index);
+}
+
 static Status launch(const OpCall& call, CudaContext& ctx) {
   const TensorArg &q = call.t[0], &k = call.t[1], &v = call.t[2], &mask = call.t[7], &out = call.t[8];
   const int heads = static_cast<int>(call.i(0)), kv_heads = static_cast<int>(call.i(1)), d = static_cast<int>(call.i(2));
   if (q.rows() * heads == 0) return Status::ok;
   if (d > 256 || k.dtype != v.dtype) return Status::unsupported;
+  const int64_t sequences = call.t[3].cols();
+  if (sequences > 0) {
+    check_slices<<<blocks_for(sequences, 256), 256, 0, ctx.stream()>>>(call.t[3].as<const int32_t>(), call.t[4].as<const int32_t>(), call.t[5].as<const int32_t>(), call.t[6].as<const int32_t>(), sequences, q.rows(), k.rows(),
+                                                                       mask.shape[1], mask.shape[2], static_cast<bool>(mask), ctx.fault_word());
+  }
   const AttentionShape s{heads, kv_heads, d, call.f(3), call.f(7), nullptr, nullptr};
   return dispatch_compute(q.dtype, [&](auto xt) {
     return dispatch_compute(out.dtype, [&](auto yt) {

@@ -66,8 +66,10 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_rows(Rows<const X
       if (d < s.d) {
         for (int j = 0; j < kKeysPerChunk; ++j) {
           const float w = scores[j];
-          if (w == 0.f) continue;  // keys outside the span, whose memory may hold anything
-          const int64_t at = source.v_at(place, kv_head, c0 + j);
+          const int64_t key = c0 + j;
+          // Keys outside the span are not read: their memory may hold anything, and 0 times NaN is NaN.
+          if (w == 0.f && (key < span.begin || key >= span.end || source.masked(place, key))) continue;
+          const int64_t at = source.v_at(place, kv_head, key);
           if (at >= 0) part = fmaf(w, to_float(source.v()[at + d]), part);
         }
       }

@@ -13,8 +13,12 @@ using bf16 = __nv_bfloat16;
 struct e4m3 { uint8_t bits; };
 struct e5m2 { uint8_t bits; };
 
-// Narrow type -> float, exact.
+// Narrow type -> float, exact; integers and double round to nearest.
 __device__ __forceinline__ float to_float(float v) { return v; }
+__device__ __forceinline__ float to_float(double v) { return static_cast<float>(v); }
+__device__ __forceinline__ float to_float(int64_t v) { return static_cast<float>(v); }
+__device__ __forceinline__ float to_float(int32_t v) { return static_cast<float>(v); }
+__device__ __forceinline__ float to_float(uint8_t v) { return static_cast<float>(v); }
 __device__ __forceinline__ float to_float(bf16 v) { return __bfloat162float(v); }
 __device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
 __device__ __forceinline__ float to_float(e4m3 v) { return __half2float(__half(__nv_cvt_fp8_to_halfraw(v.bits, __NV_E4M3))); }
@@ -23,6 +27,8 @@ __device__ __forceinline__ float to_float(e5m2 v) { return __half2float(__half(_
 // float -> narrow type, to nearest even; one NaN code (bf16 0x7fc0, f16 0x7e00, FP8 0x7f); FP8 saturates.
 template <class T> __device__ __forceinline__ T from_float(float v);
 template <> __device__ __forceinline__ float from_float<float>(float v) { return v; }
+template <> __device__ __forceinline__ double from_float<double>(float v) { return v; }
+template <> __device__ __forceinline__ int32_t from_float<int32_t>(float v) { return v != v ? 0 : __float2int_rz(v); }  // saturates
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float v) {
   return v != v ? __ushort_as_bfloat16(0x7fc0) : __float2bfloat16_rn(v);
 }

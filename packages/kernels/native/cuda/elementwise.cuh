@@ -20,17 +20,17 @@ __global__ void __launch_bounds__(kElementThreads) map_rows(Rows<const In> x, Ro
   }
 }
 
-template <int kN, class A, class F>
-__global__ void __launch_bounds__(kElementThreads) zip_rows(Rows<const A> a, Rows<const A> b, Rows<A> y, int64_t rows, int64_t cols, F f) {
+template <int kN, class A, class B, class Out, class F>
+__global__ void __launch_bounds__(kElementThreads) zip_rows(Rows<const A> a, Rows<const B> b, Rows<Out> y, int64_t rows, int64_t cols, F f) {
   const int64_t per_row = cols / kN, total = rows * per_row;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(kElementThreads) + threadIdx.x; i < total; i += static_cast<int64_t>(gridDim.x) * kElementThreads) {
     const int64_t r = i / per_row, c = (i - r * per_row) * kN;
     float p[kN], q[kN];
     load<A, kN>(p, a[r] + c);
-    load<A, kN>(q, b[r] + c);
+    load<B, kN>(q, b[r] + c);
 #pragma unroll
     for (int k = 0; k < kN; ++k) p[k] = f(p[k], q[k]);
-    store<A, kN>(y[r] + c, p);
+    store<Out, kN>(y[r] + c, p);
   }
 }
 

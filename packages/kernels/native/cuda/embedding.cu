@@ -1,5 +1,5 @@
 // embedding: out[t,:] = table[ids[t],:] * scale
-// Tensors  t0 ids i32[T], t1 table [V,D] f32|bf16|f16, t2 out [T,D] f32|bf16
+// Tensors  t0 ids i32[T], t1 table [V,D] f32|bf16|f16|e4m3|e5m2, t2 out [T,D] f32|bf16
 // Attrs    a0 scale: float32 product, rounded once at the store (Gemma multiplies by sqrt(D))
 // Traffic  T rows of the table, out once.   An id outside [0, V) raises the fault word
 #include "common.cuh"
@@ -27,7 +27,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   const TensorArg &ids = call.t[0], &table = call.t[1], &out = call.t[2];
   const int64_t tokens = out.rows(), cols = out.cols();
   if (tokens * cols == 0) return Status::ok;
-  return dispatch_float(table.dtype, [&](auto xt) {
+  return dispatch_any_float(table.dtype, [&](auto xt) {
     return dispatch_compute(out.dtype, [&](auto yt) {
       using X = typename decltype(xt)::type;
       using Y = typename decltype(yt)::type;

@@ -1,5 +1,5 @@
 // linear, portable: out[m,n] = sum_k x[m,k] * w[n,k] (+ bias[n]) (+ residual[m,n]), any shape, dtype and scale granularity
-// Dtypes   x f32|bf16|f16|e4m3, w f32|bf16|f16|e4m3|e5m2, out f32|bf16; quantized values are de-quantized in f32 (value *
+// Dtypes   x f32|bf16|f16|e4m3|e5m2, w f32|bf16|f16|e4m3|e5m2, out f32|bf16; quantized values are de-quantized in f32 (value *
 //          scaleInv) as they are loaded; f32 FMA; one rounding at the store. No TF32.
 // Launch   grid (N/64, M/64), 256 threads, 4 x 4 outputs each, K in steps of 16 through shared memory; 0 spills
 // Order    k ascending in one chain per output: a row does not depend on M
@@ -38,7 +38,7 @@ template <class T> __device__ __forceinline__ void stage(float (&to)[kStep][kTil
 
 template <class X, class W, class Y>
 __global__ void __launch_bounds__(256)
-    gemm_portable(Rows<const X> x, Rows<const W> w, Scales xs, Scales ws, const void* bias, DType bias_type, Rows<const Y> residual, Rows<Y> y, int64_t m, int64_t n, int64_t k) {
+    gemm_portable(Rows<const X> x, Rows<const W> w, Scales xs, Scales ws, const void* bias, DType bias_type, const void* residual, DType residual_type, int64_t residual_stride, Rows<Y> y, int64_t m, int64_t n, int64_t k) {
   __shared__ float xt[kStep][kTile + 4], wt[kStep][kTile + 4];
   const int64_t m0 = blockIdx.y * static_cast<int64_t>(kTile), n0 = blockIdx.x * static_cast<int64_t>(kTile);
   const int tr = threadIdx.x / 16, tc = threadIdx.x % 16;
@@ -71,7 +71,10 @@ __global__ void __launch_bounds__(256)
       if (r >= m || c >= n) continue;
       float v = acc[i][j];
       if (bias != nullptr) v += bias_type == DType::f32 ? static_cast<const float*>(bias)[c] : to_float(static_cast<const bf16*>(bias)[c]);
-      if (residual.data != nullptr) v += to_float(residual[r][c]);
+      if (residual != nullptr) {
+        const int64_t at = r * residual_stride + c;
+        v += residual_type == DType::f32 ? static_cast<const float*>(residual)[at] : to_float(static_cast<const bf16*>(residual)[at]);
+      }
       y[r][c] = from_float<Y>(v);
     }
   }
@@ -80,20 +83,19 @@ __global__ void __launch_bounds__(256)
 Status launch_linear_portable(const OpCall& call, CudaContext& ctx) {
   const LinearArgs a = linear_args(call);
   if (a.m * a.n == 0) return Status::ok;
-  if (*a.bias && a.bias->dtype != DType::f32 && a.bias->dtype != DType::bf16) return Status::unsupported;
+  const auto addend = [](const TensorArg& t) { return !t || t.dtype == DType::f32 || t.dtype == DType::bf16; };
+  if (!addend(*a.bias) || !addend(*a.residual)) return Status::unsupported;
   const Scales xs = scales_of(*a.x_scale, a.x_granularity, a.k), ws = scales_of(*a.weight_scale, a.weight_granularity, a.k);
-  const auto with_x = [&](auto&& f) { return a.x->dtype == DType::e4m3 ? f(Tag<e4m3>{}) : dispatch_compute(a.x->dtype, f); };
-  return with_x([&](auto xt) {
+  return dispatch_any_float(a.x->dtype, [&](auto xt) {
     return dispatch_any_float(a.weight->dtype, [&](auto wt) {
       return dispatch_compute(a.out->dtype, [&](auto yt) {
         using X = typename decltype(xt)::type;
         using W = typename decltype(wt)::type;
         using Y = typename decltype(yt)::type;
-        if (*a.residual && a.residual->dtype != a.out->dtype) return Status::unsupported;
         const dim3 grid(static_cast<unsigned>((a.n + kTile - 1) / kTile), static_cast<unsigned>((a.m + kTile - 1) / kTile));
         if (grid.y > 65535) return Status::unsupported;
         gemm_portable<X, W, Y><<<grid, 256, 0, ctx.stream()>>>(rows_of<const X>(*a.x), rows_of<const W>(*a.weight), xs, ws, a.bias->data, a.bias->dtype,
-                                                              rows_of<const Y>(*a.residual), rows_of<Y>(*a.out), a.m, a.n, a.k);
+                                                              a.residual->data, a.residual->dtype, stride_of(*a.residual), rows_of<Y>(*a.out), a.m, a.n, a.k);
         return launched();
       });
     });

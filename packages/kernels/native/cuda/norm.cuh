@@ -17,11 +17,12 @@ __device__ __forceinline__ void load_row(float (&v)[kHeld][kN], const T* x, cons
     for (int k = 0; k < kN; ++k) v[i][k] = 0.f;
     if (c >= cols) continue;
     load<T, kN>(v[i], x + c);
-    if (residual == nullptr) continue;
-    float r[kN];
-    load<T, kN>(r, residual + c);
+    if (residual != nullptr) {
+      float r[kN];
+      load<T, kN>(r, residual + c);
 #pragma unroll
-    for (int k = 0; k < kN; ++k) v[i][k] = to_float(from_float<T>(v[i][k] + r[k]));
+      for (int k = 0; k < kN; ++k) v[i][k] = to_float(from_float<T>(v[i][k] + r[k]));
+    }
     if (residual_out != nullptr) store<T, kN>(residual_out + c, v[i]);
   }
 }
