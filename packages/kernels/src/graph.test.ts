@@ -7,7 +7,7 @@ import { copy } from './ops/copy.js'
 import { embedding } from './ops/embedding.js'
 import { fill } from './ops/fill.js'
 import { scale } from './ops/scale.js'
-import { scope } from './scope.js'
+import { keep, scope } from './scope.js'
 import { Tensor } from './tensor.js'
 import { upload } from './upload.js'
 
@@ -205,6 +205,19 @@ describe('who owns what', () => {
     expect([y.disposed, v.disposed, x.disposed]).toEqual([true, true, false])
     expect(await asyncCode(y.toBytes())).toBe('DISPOSED')
     expect(code(() => y.dispose())).toBe('no error')
+    x.dispose()
+  })
+
+  it('a kept tensor of the capture is still the graph’s', async () => {
+    const x = numbers(4)
+    let kept: Tensor | undefined
+    const graph = device.queue.capture(() => {
+      kept = keep(scale({ x, factor: 2 }))
+      return scope(() => keep(scale({ x: kept!, factor: 2 })))
+    })
+    const { value } = graph
+    await graph.dispose()
+    expect([kept!.disposed, value.disposed]).toEqual([true, true])
     x.dispose()
   })
 

@@ -63,11 +63,13 @@ export function scope<T>(fn: () => T): T {
 }
 
 /**
- * Moves a tensor out of the innermost scope, into the one around it if there is one. Returns the tensor.
+ * Moves a tensor out of the innermost scope, into the one around it if there is one. A tensor made in a capture stays the
+ * graph's. Returns the tensor.
  */
 export function keep<T extends Scoped>(tensor: T): T {
-  const frame = frames.at(-1)
-  if (frame?.delete(tensor)) frames.at(-2)?.add(tensor)
+  const outer = frames.at(-2)
+  // Null: the innermost frame is that of a capture.
+  if (outer !== null && frames.at(-1)?.delete(tensor)) outer?.add(tensor)
   return tensor
 }
 

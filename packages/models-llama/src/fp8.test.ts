@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DelayedScaling, Float8BlockScaling, Float8CurrentScaling, MXFP8BlockScaling } from '@octet-llm/fp8-recipe'
 import { openSafetensors, writeSafetensors } from '@octet-llm/hf-loader/safetensors'
-import { openDevice, type Device } from '@octet-llm/kernels'
+import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import { calibrate, calibrationEntries, type Fp8Option } from '@octet-llm/transformer'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 
@@ -257,5 +257,37 @@ describe('LoRA', () => {
     const dir = await folder()
     await writeFile(join(dir, 'adapter_config.json'), '{"peft_type": "LORA", "r": 8}')
     await expect(load('fairy-llama', { adapter: dir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' })
+  })
+})
+
+describe('captured', () => {
+  it.each<[string, Fp8Option]>([['by row', true], ['block', 'block']])('an FP8 step over an FP8 cache replays to the bit, and outlives its graph: %s', async (_, fp8) => {
+    const model = await load('fairy-llama', { dtype: 'f32', fp8 })
+    model.reserve(64)
+    const [row] = rows as [number[]]
+    const decode = async (captured: boolean) => {
+      const params = model.createInferenceParams({ maxBatchSize: 1, maxSequenceLength: 64, kvDtype: 'fp8' })
+      const token = Tensor.from(Int32Array.of(row[0]!), { shape: [1], dtype: 'i32', device })
+      params.preStep(new Map([[0, 1]]))
+      // Buffers between steps are made by the first one: a graph then only uses them.
+      model.step(token, params).dispose()
+      const graph = captured ? device.queue.capture(() => model.step(token, params)) : undefined
+      const seen: number[][] = []
+      for (const id of row) {
+        params.preStep(new Map([[0, 1]]))
+        token.write(Int32Array.of(id))
+        graph?.replay()
+        const logits = graph?.value ?? model.step(token, params)
+        seen.push([...(await logits.toFloat32Array())])
+        if (graph === undefined) logits.dispose()
+      }
+      await graph?.dispose()
+      for (const owner of [token, params]) owner.dispose()
+      return seen
+    }
+    const first = await decode(true)
+    expect(await decode(false)).toEqual(first)
+    expect(await decode(true)).toEqual(first)
+    await model.dispose()
   })
 })

@@ -229,7 +229,7 @@ export class DecoderForCausalLM implements CausalLM {
     const { numLayers, numKvHeads } = this.info
     kvScalesOf(calibration, numLayers, numKvHeads)
     this.#calibration = calibration
-    if (this.tieWordEmbeddings && this.#head !== undefined) this.#head.weight.storage.store(undefined, this.#embedding.tensor, this.#head.weight.rule!)
+    if (this.tieWordEmbeddings && this.#head !== undefined) this.#head.weight.quantizeFrom(this.#embedding.tensor)
     this.#fp8?.finish(calibration)
   }
 

@@ -91,7 +91,8 @@ export class QuantizedStorage {
     if (granularity === 'tensor') this.#spread(segment, target.scaleInv)
     segment.granularity = granularity
     segment.scaleInv = granularity === 'tensor' ? this.#view(this.#family('row').rows(segment.begin, segment.begin + 1)) : target.scaleInv
-    this.#runs = undefined
+    // Made now, not at the first product: views made while a graph is captured would belong to the graph.
+    this.#runs = this.#segments.every((s) => s.granularity !== undefined) ? this.#merge() : undefined
   }
 
   /**
@@ -113,7 +114,7 @@ export class QuantizedStorage {
 
   /** The fewest products that cover all rows. @throws OctetError `INVALID_ARGUMENT` while a segment is not stored */
   get runs(): readonly WeightRun[] {
-    this.#runs ??= this.#merge()
+    if (this.#runs === undefined) throw this.#empty(this.#segments.find((s) => s.granularity === undefined)?.name)
     return this.#runs
   }
 
@@ -124,9 +125,8 @@ export class QuantizedStorage {
   #merge(): WeightRun[] {
     const groups: Segment[][] = []
     for (const segment of this.#segments) {
-      if (segment.granularity === undefined) throw this.#empty(segment.name)
       const last = groups.at(-1)?.at(-1)
-      const joins = last !== undefined && familyOf(last.granularity!) === familyOf(segment.granularity) && (segment.granularity !== 'block128x128' || (last.end - last.begin) % BLOCK === 0)
+      const joins = last !== undefined && familyOf(last.granularity!) === familyOf(segment.granularity!) && (segment.granularity !== 'block128x128' || (last.end - last.begin) % BLOCK === 0)
       if (joins) groups.at(-1)!.push(segment)
       else groups.push([segment])
     }

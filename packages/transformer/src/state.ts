@@ -13,7 +13,10 @@ export interface StateTensor {
 /** Names to tensors, as TransformerEngine's `state_dict()` names them. */
 export type State = ReadonlyMap<string, StateTensor>
 
-/** Reads a module's parameters back under TransformerEngine's names, in their storage dtypes. */
+/**
+ * Reads a module's parameters back under TransformerEngine's names, in their storage dtypes.
+ * @throws OctetError `INVALID_ARGUMENT` for FP8 weights, which have codes and scales instead: read `weight.quantized()`
+ */
 export async function exportState(module: Module): Promise<Map<string, StateTensor>> {
   const state = new Map<string, StateTensor>()
   for (const entry of module.stateEntries()) {
@@ -25,7 +28,8 @@ export async function exportState(module: Module): Promise<Map<string, StateTens
 }
 
 /**
- * Fills a module's parameters from a state of TransformerEngine's names. Floating dtypes are converted to the storage's.
+ * Fills a module's parameters from a state of TransformerEngine's names. Floating dtypes are converted to the storage's;
+ * FP8 weights are quantized, each segment by itself.
  * @throws OctetError `CHECKPOINT_MISMATCH` listing every missing, extra, mis-shaped or mis-typed entry; nothing has changed then
  */
 export function importState(module: Module, state: State): void {
@@ -52,10 +56,16 @@ function problemOf(entry: StateEntry, source: StateTensor | undefined): string[]
 }
 
 function load(entry: StateEntry, source: StateTensor): void {
-  const target = entry.weight.view(entry.segment)
+  const { weight, segment } = entry
   const inverse = entry.rowOrder === undefined ? undefined : invert(entry.rowOrder)
   const data = permuteRows(source.data, source.shape, inverse)
-  const staged = Tensor.fromBytes(data, { shape: source.shape, dtype: source.dtype as 'f32', device: target.device })
+  const staged = Tensor.fromBytes(data, { shape: source.shape, dtype: source.dtype as 'f32', device: weight.device })
+  if (weight.rule !== undefined) {
+    weight.quantizeFrom(staged, segment)
+    staged.dispose()
+    return
+  }
+  const target = weight.view(segment)
   if (staged.dtype === target.dtype) copy({ x: staged, out: target })
   else cast({ x: staged, out: target })
   staged.dispose()

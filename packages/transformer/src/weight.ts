@@ -1,5 +1,5 @@
 import { OctetError, itemSize, numel, type Shape } from '@octet-llm/core'
-import { fill, keep, randomWeights, Tensor, type Device, type QuantizedTensor, type TensorDType } from '@octet-llm/kernels'
+import { cast, fill, keep, randomWeights, Tensor, type Device, type QuantizedTensor, type TensorDType } from '@octet-llm/kernels'
 
 import { QuantizedStorage, type QuantizeRule, type RowRange, type WeightRun } from './quantized-storage.js'
 
@@ -156,6 +156,27 @@ export class Weight {
       if (this.#rule === undefined) write(this.view(name))
       else this.#stage(name, write)
     }
+  }
+
+  /**
+   * Quantizes values into a segment, or into all of them when none is named.
+   * @param values f32, bf16 or f16, of the segment's shape
+   * @throws OctetError `SHAPE_MISMATCH`, `INVALID_ARGUMENT` for a plain weight
+   */
+  quantizeFrom(values: Tensor, segment?: string): void {
+    const { storage } = this
+    // `quantize` reads no f16; float32 holds its values exactly.
+    const wide = values.dtype === 'f16' ? cast({ x: values, dtype: 'f32' }) : undefined
+    const source = wide ?? values
+    if (segment !== undefined) storage.store(segment, source, this.#rule!)
+    else {
+      for (const { name, begin, end } of this.#ranges()) {
+        const rows = source.rows(begin, end)
+        storage.store(name, rows, this.#rule!)
+        rows.dispose()
+      }
+    }
+    wide?.dispose()
   }
 
   get size(): number {

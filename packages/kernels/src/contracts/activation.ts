@@ -11,7 +11,7 @@ function* cases(): Generator<ContractCase> {
   for (const { name, at } of product({ kind: KINDS, x: ACTIVATIONS, out: ACTIVATIONS, D: [...WIDTHS, 8195], values: VALUES, spread: SPREADS, placement: PLACEMENTS })) {
     yield {
       name,
-      quick: sampled(index++, at.D > 1000 ? 900 : 150),
+      quick: sampled(index++, at.D > 1000 ? 900 : 80),
       make(random) {
         const x = values(random, at.x, [2, at.D], at.values, at.spread)
         return {

@@ -19,7 +19,7 @@ function* cases(): Generator<ContractCase> {
   for (const { name, at } of product({ out: DTYPES, shape: ['0', '1', '17', '5x33', '2x3x8'], placement: PLACEMENTS })) {
     const float = !['i32', 'i64', 'u8', 'bool'].includes(at.out)
     for (const value of float ? FLOAT_VALUES : INT_VALUES) {
-      const quick = sampled(index++, 24)
+      const quick = sampled(index++, 6)
       yield {
         name: `${name} value=${Object.is(value, -0) ? '-0' : value}`,
         quick,

@@ -181,11 +181,11 @@ export class Random {
 }
 
 /**
- * What inputs look like. `normal`: standard normal. `wide`: magnitudes from 1e-6 to 1e6. `tiny`: around the smallest
+ * What inputs look like. `normal`: standard normal; `shifted`: the same around 300. `wide`: magnitudes from 1e-6 to 1e6. `tiny`: around the smallest
  * normal float32, subnormals included. `zero`: both zeros. `extreme`: normal, sprinkled with zeros, infinities, NaN,
  * subnormals and the largest values; `special`: the same without finite values whose sums or squares overflow.
  */
-export type Values = 'normal' | 'wide' | 'tiny' | 'zero' | 'extreme' | 'special'
+export type Values = 'normal' | 'shifted' | 'wide' | 'tiny' | 'zero' | 'extreme' | 'special'
 export const VALUES: readonly Values[] = ['normal', 'wide', 'tiny', 'zero', 'extreme']
 /** For ops that sum: which of their partial sums overflow would depend on the order. */
 export const SUM_VALUES: readonly Values[] = ['normal', 'wide', 'tiny', 'zero', 'special']
@@ -197,6 +197,8 @@ export function draw(random: Random, kind: Values): number {
   switch (kind) {
     case 'normal':
       return random.normal()
+    case 'shifted':
+      return random.normal() + 300
     case 'wide':
       return (random.uniform() < 0.5 ? -1 : 1) * 10 ** (12 * random.uniform() - 6)
     case 'tiny':
@@ -211,7 +213,11 @@ export function draw(random: Random, kind: Values): number {
 }
 
 export function values(random: Random, dtype: TensorDType, shape: readonly number[], kind: Values = 'normal', scale = 1): HostTensor {
-  return host(dtype, shape, () => draw(random, kind) * scale)
+  const tensor = host(dtype, shape, () => draw(random, kind) * scale)
+  // Every extreme is there at least once where there is room.
+  const must = kind === 'extreme' ? EXTREMES : []
+  if (tensor.values.length >= 2 * must.length) for (const v of must) tensor.values[random.below(tensor.values.length)] = roundTo(dtype, v)
+  return tensor
 }
 
 /** The 2-norm bound of an {@link Expected}, for inputs of one size: elsewhere a few elements make up a row's norm. */

@@ -45,7 +45,7 @@ function layerRow(s: Float64Array, w: ArrayLike<number>, b: ArrayLike<number> | 
 
 function* cases(): Generator<ContractCase> {
   let index = 0
-  const axes = { x: ACTIVATIONS, weight: ACTIVATIONS, bias: ['none', ...ACTIVATIONS], out: ACTIVATIONS, D: [...WIDTHS, 2048, 5000], values: SUM_VALUES, placement: PLACEMENTS, residual: RESIDUALS, centred: [false, true] }
+  const axes = { x: ACTIVATIONS, weight: ACTIVATIONS, bias: ['none', ...ACTIVATIONS], out: ACTIVATIONS, D: [...WIDTHS, 2048, 5000], values: [...SUM_VALUES, 'shifted'] as const, placement: PLACEMENTS, residual: RESIDUALS, centred: [false, true] }
   for (const { name, at } of product(axes)) {
     const eps = 1e-5
     yield {

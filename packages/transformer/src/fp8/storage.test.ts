@@ -1,9 +1,14 @@
 import { f32ToE4m3, type ScaleGranularity } from '@octet-llm/core'
 import { blockScales } from '@octet-llm/fp8-recipe'
 import { dequantize, openDevice, Tensor, type Device } from '@octet-llm/kernels'
+import { InferenceParams } from '@octet-llm/kv-cache'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
+import { DotProductAttention } from '../dot-product-attention.js'
 import { Linear } from '../linear.js'
+import { MultiheadAttention } from '../multihead-attention.js'
+import { exportState, importState } from '../state.js'
+import { attend } from '../testing/oracle.test.util.js'
 import { noise } from '../testing/layer.test.util.js'
 import { Weight } from '../weight.js'
 import type { Fp8Inference } from './inference.js'
@@ -146,5 +151,59 @@ describe('static input scales', () => {
     part.setInputScale(undefined)
     expect([...(await part.forward(x).toFloat32Array())]).toEqual([...dynamic])
     part.dispose()
+  })
+})
+
+describe('state', () => {
+  it.each([false, true])('of plain modules fills FP8 ones, segment by segment, from any row order: fused %s', async (fuseQkvParams) => {
+    const options = { device, hiddenSize: 96, numAttentionHeads: 6, numGqaGroups: 2, kvChannels: 32, bias: false, fuseQkvParams, seed: 4 }
+    const plain = new MultiheadAttention(options)
+    const direct = new MultiheadAttention({ ...options, fp8: inference('block128x128') })
+    const filled = new MultiheadAttention({ ...options, fp8: inference('block128x128'), initialize: false })
+    importState(filled, await exportState(plain))
+    for (const name of ['query', 'key', 'value']) {
+      const [a, b] = [filled.qkv.weight.quantized(name), direct.qkv.weight.quantized(name)]
+      expect([await a.data.toBytes(), await a.scaleInv.toBytes()]).toEqual([await b.data.toBytes(), await b.scaleInv.toBytes()])
+    }
+    await expect(exportState(filled)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    for (const part of [plain, direct, filled]) part.dispose()
+  })
+})
+
+describe('attention over an FP8 cache', () => {
+  const cases = [[32, 4, 4], [64, 4, 2], [128, 4, 1], [256, 2, 1]] as const
+  it.each(cases.flatMap((c) => ([[Infinity, false], [3, true]] as const).map((how) => [...c, ...how] as const)))('is that of the same quantized keys and values: D %i, H %i, Hkv %i, chunks of %d, paged %s', async (headDim, heads, kvHeads, chunk, isPaged) => {
+    const tokens = 11
+    const scales = (seed: number) => noise(kvHeads, seed).map((v) => 0.01 * (1.5 + v))
+    const [kScale, vScale] = [scales(1), scales(2)]
+    const [q, k, v] = [noise(tokens * heads * headDim, 3), noise(tokens * kvHeads * headDim, 4).map((x) => 5 * x), noise(tokens * kvHeads * headDim, 5).map((x) => 3 * x)]
+    const stored = (x: Float32Array, scale: Float32Array) => Float64Array.from(x, (value, i) => {
+      const s = scale[Math.floor(i / headDim) % kvHeads]!
+      return fp8(Math.fround(value * Math.fround(1 / s))) * s
+    })
+    const want = attend(Float64Array.from(q), stored(k, kScale), stored(v, vScale), { heads, kvHeads, headDim })
+    const core = new DotProductAttention({ numAttentionHeads: heads, numGqaGroups: kvHeads, kvChannels: headDim, qkvFormat: 'thd' })
+    const params = new InferenceParams({ device, numLayers: 1, maxBatchSize: 1, maxSequenceLength: 16, numHeadsKv: kvHeads, headDimK: headDim, dtype: 'e4m3', isPaged, pageSize: 4, qkvFormat: 'thd', kvScales: [{ k: kScale, v: vScale }] })
+    const got: number[] = []
+    for (let at = 0; at < tokens; at += chunk) {
+      const count = Math.min(chunk, tokens - at)
+      params.preStep(new Map([[0, count]]))
+      const part = (x: Float32Array, n: number) => f32(x.slice(at * n * headDim, (at + count) * n * headDim), [count, n * headDim])
+      got.push(...(await core.forward(part(q, heads), part(k, kvHeads), part(v, kvHeads), { inferenceParams: params }).toFloat32Array()))
+    }
+    const scale = Math.max(...want.map(Math.abs))
+    // The codes are the same; what is left is float32's summation.
+    const worst = Math.max(...got.map((value, i) => Math.abs(value - want[i]!)))
+    expect(worst / scale).toBeLessThan(1e-5)
+    params.dispose()
+  })
+
+  it('refuses scales that do not fit the cache', () => {
+    const make = (kvScales: { k: Float32Array; v: Float32Array }[], dtype: 'e4m3' | 'f32' = 'e4m3') => () => new InferenceParams({ device, numLayers: 1, maxBatchSize: 1, maxSequenceLength: 16, numHeadsKv: 2, headDimK: 32, dtype, kvScales })
+    const good = Float32Array.of(1, 2)
+    for (const call of [make([]), make([{ k: good, v: Float32Array.of(1) }]), make([{ k: Float32Array.of(0, 1), v: good }]), make([{ k: good, v: Float32Array.of(1, NaN) }]), make([{ k: good, v: good }], 'f32')]) {
+      expect(call).toThrowError(expect.objectContaining({ code: 'INVALID_ARGUMENT', op: 'InferenceParams' }))
+    }
+    make([{ k: good, v: good }])().dispose()
   })
 })
