@@ -1,7 +1,7 @@
 import type { Device } from '@octet-llm/kernels'
-import { assign, checkLoraAdapter, openCheckpoint, openLoraAdapter, planAssignment, readConfig, readGenerationConfig, saveCheckpoint, sharesEmbedding, type AssignProgress, type Checkpoint, type ModelConfig, type SaveOptions } from '@octet-llm/hf-loader'
+import { assign, checkLoraAdapter, openCheckpoint, openLoraAdapter, planAssignment, readConfig, readGenerationConfig, sharesEmbedding, type AssignProgress, type Checkpoint, type ModelConfig } from '@octet-llm/hf-loader'
 import { openSafetensors } from '@octet-llm/hf-loader/safetensors'
-import { resolveFp8, savedFp8, type Calibration, type Fp8Option } from '@octet-llm/transformer'
+import { chooseDtypes, readCalibration, readKvScales, resolveFp8, savedFp8, type Calibration, type Fp8Option } from '@octet-llm/transformer'
 
 import type { TEGemmaOptions, TEGemmaForCausalLM } from './model.js'
 
@@ -28,14 +28,6 @@ export interface FromPretrainedOptions {
   readonly onProgress?: (progress: AssignProgress) => void
 }
 
-export type ExportOptions = Pick<SaveOptions, 'signal' | 'maxShardSize' | 'onProgress'>
-
-/** See `exportQuantized` of the model. */
-export async function exportQuantized(model: TEGemmaForCausalLM, dir: string, options: ExportOptions): Promise<string[]> {
-  const { tensors, config } = model.quantizedCheckpoint()
-  return saveCheckpoint(dir, tensors, { ...options, config: { ...model.config.raw, tie_word_embeddings: model.tieWordEmbeddings, ...config } })
-}
-
 /** Weights take memory when they are first filled, so a config that does not fit its files is refused before. */
 export async function loadPretrained(
   dir: string,
@@ -50,11 +42,11 @@ export async function loadPretrained(
   try {
     const tied = await sharesEmbedding(checkpoint, config, { signal })
     const adapter = options.adapter === undefined ? undefined : await openLoraAdapter(options.adapter, { signal })
-    const calibration = await readCalibration(options.calibration, checkpoint)
+    const calibration = await calibrationOf(options.calibration, checkpoint)
     const quantization = config.quantizationConfig
     const isStatic = quantization !== null && 'staticActivations' in quantization && quantization.staticActivations
     const fp8 = resolveFp8(savedFp8(options.fp8, config.raw), isStatic || options.calibration !== undefined)
-    const dtypes = chooseDtypes(options, config, checkpoint)
+    const dtypes = chooseDtypes(options, config.dtype, checkpoint.sources)
     model = make(config, { device, ...dtypes, decoderLayer, fuseQkvParams, fp8, tieWordEmbeddings: tied, generationConfig, initialize: false })
     const slots = model.slots()
     if (adapter !== undefined) checkLoraAdapter(adapter, slots)
@@ -71,37 +63,9 @@ export async function loadPretrained(
   }
 }
 
-/**
- * The activations' dtype and the weights'. Float32 activations keep bf16 or f16 weights as they are, since kernels widen
- * them exactly; a file of several dtypes, or of FP8 to de-quantize, is
- * stored as float32, and so is a sum with an adapter.
- */
-function chooseDtypes({ dtype: asked = 'auto', fp8, adapter }: FromPretrainedOptions, config: ModelConfig, checkpoint: Checkpoint): Pick<TEGemmaOptions, 'dtype' | 'weightDtype'> {
-  const inFp8 = fp8 !== undefined && fp8 !== false
-  const matrices = [...checkpoint.sources.values()].filter(({ name, dtype, shape }) => shape.length > 1 && !(inFp8 && (dtype === 'e4m3' || SCALE.test(name))))
-  const stored = new Set(matrices.map((source) => source.dtype))
-  const own = config.dtype ?? [...stored][0]
-  const dtype = asked === 'auto' ? (own === 'bf16' ? 'bf16' : 'f32') : asked
-  const only = stored.size === 1 ? [...stored][0] : undefined
-  return { dtype, weightDtype: dtype === 'f32' && adapter === undefined && (only === 'bf16' || only === 'f16') ? only : dtype }
+async function calibrationOf(given: Calibration | string | undefined, checkpoint: Checkpoint): Promise<Calibration | undefined> {
+  if (given === undefined) return readKvScales(checkpoint)
+  if (typeof given !== 'string') return given
+  const file = await openSafetensors(given)
+  return readCalibration(file).finally(() => file.close())
 }
-
-const SCALE = /_scale(?:_inv)?$/
-
-/** A calibration of one's own, or the scales of keys and values that the checkpoint holds. */
-async function readCalibration(given: Calibration | string | undefined, checkpoint: Checkpoint): Promise<Calibration | undefined> {
-  if (typeof given === 'object') return given
-  const scales = new Map<string, Float32Array>()
-  if (given !== undefined) {
-    const file = await openSafetensors(given)
-    for (const name of file.tensors.keys()) scales.set(name, await file.readFloat32(name))
-    await file.close()
-    return scales
-  }
-  for (const name of checkpoint.sources.keys()) {
-    const [, layer, part] = /layers\.(\d+)\.self_attn\.([kv])_scale$/.exec(name) ?? []
-    if (layer !== undefined) scales.set(`layers.${layer}.self_attention.${part}_scale`, await checkpoint.readFloat32(name))
-  }
-  return scales.size === 0 ? undefined : scales
-}
-

@@ -1,11 +1,11 @@
-import type { ModelConfig } from '@octet-llm/hf-loader/config'
+import { saveCheckpoint, type ModelConfig, type SaveOptions } from '@octet-llm/hf-loader'
 import type { Tensor } from '@octet-llm/kernels'
 import { generateTokens, type GenerateOutput, type GenerateTokensOptions, type GenerationOptions } from '@octet-llm/generation'
 import { DecoderForCausalLM, contextPhase, generationPhase, type Phase } from '@octet-llm/transformer'
 
 import { embeddingScale, gemmaInfo, gemmaRopes, type GemmaLayerOptions } from './config.js'
 import { TEGemmaDecoderLayer } from './layer.js'
-import { exportQuantized, loadPretrained, type ExportOptions, type FromPretrainedOptions } from './load.js'
+import { loadPretrained, type FromPretrainedOptions } from './load.js'
 import { gemmaWeightMap } from './weight-map.js'
 
 export interface TEGemmaOptions extends GemmaLayerOptions {
@@ -67,8 +67,9 @@ export class TEGemmaForCausalLM extends DecoderForCausalLM {
    * @returns names of the weight files
    * @throws OctetError `INVALID_ARGUMENT` for a model that is not in FP8, and what saveCheckpoint throws
    */
-  exportQuantized(dir: string, options: ExportOptions = {}): Promise<string[]> {
-    return exportQuantized(this, dir, options)
+  async exportQuantized(dir: string, options: Pick<SaveOptions, 'signal' | 'maxShardSize' | 'onProgress'> = {}): Promise<string[]> {
+    const { tensors, config } = this.quantizedCheckpoint()
+    return saveCheckpoint(dir, tensors, { ...options, config: { ...this.config.raw, tie_word_embeddings: this.tieWordEmbeddings, ...config } })
   }
 
   /** Prefill as its own callable over this model. */
