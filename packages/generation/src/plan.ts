@@ -58,6 +58,12 @@ function sequenceNumbers({ options }: Settings, count: number): readonly number[
 }
 
 function newTokenLimit(info: CausalLM['info'], { config, options }: Settings, prompt: PromptRow, b: number): number {
+  const { maxPromptLength } = options
+  if (maxPromptLength !== undefined && prompt.tokens.length > maxPromptLength) {
+    throw new OctetError('CONTEXT_TOO_LONG', {
+      op: 'generate', argument: `prompt ${b}`, expected: `at most ${maxPromptLength} tokens`, received: String(prompt.tokens.length), hint: 'shorten the prompt or raise maxPromptLength',
+    })
+  }
   const room = info.maxPositionEmbeddings - prompt.tokens.length
   let limit: number
   if (config.maxNewTokens !== null) limit = config.maxNewTokens

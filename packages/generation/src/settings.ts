@@ -45,6 +45,8 @@ export interface CallOptions extends GenerationOptions {
   readonly prefixAllowedTokens?: PrefixAllowedTokens
   readonly stoppingCriteria?: readonly StoppingCriterion[]
   readonly kvCache?: KvCacheOptions
+  /** Most tokens of a prompt, pads left out. Default: what the model has positions for. */
+  readonly maxPromptLength?: number
   /** Decode by recorded steps (CUDA graphs on a GPU) where the model can be recorded. Default true; the tokens are the same. */
   readonly graphs?: boolean
   /** Recorded steps enqueued at once where nothing needs the host between them. Default 8; on a CPU 2 where EOS may end a row. */
@@ -53,7 +55,7 @@ export interface CallOptions extends GenerationOptions {
 
 const CALL_OPTIONS: ReadonlySet<string> = new Set<Exclude<keyof CallOptions, keyof GenerationOptions> | 'inputIds' | 'attentionMask' | 'onTokens' | 'tokenizer'>([
   'generationConfig', 'modelGenerationConfig', 'ignoreEos', 'countPrefillToken', 'seed', 'sequenceIds', 'signal', 'logitsProcessors',
-  'prefixAllowedTokens', 'stoppingCriteria', 'kvCache', 'graphs', 'stepsPerSync', 'inputIds', 'attentionMask', 'onTokens', 'tokenizer',
+  'prefixAllowedTokens', 'stoppingCriteria', 'kvCache', 'maxPromptLength', 'graphs', 'stepsPerSync', 'inputIds', 'attentionMask', 'onTokens', 'tokenizer',
 ])
 
 /** A call, checked, with every default filled in; the prompts are still to come. */

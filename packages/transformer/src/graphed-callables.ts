@@ -30,8 +30,10 @@ export interface GraphedCallableOptions {
   readonly queue?: Queue
 }
 
-type Callables<A extends readonly (readonly Tensor[])[], R> = { readonly [K in keyof A]: GraphableCallable<A[K], R> }
-type Graphed<A extends readonly (readonly Tensor[])[], R> = { readonly [K in keyof A]: GraphedCallable<A[K], R> }
+type AnyCallable = (...args: never[]) => unknown
+type ArgumentsOf<F> = F extends (...args: infer A extends Tensor[]) => unknown ? A : never
+type ResultOf<F> = F extends (...args: never[]) => infer R ? R : never
+type Graphed<C extends readonly AnyCallable[]> = { -readonly [K in keyof C]: GraphedCallable<ArgumentsOf<C[K]>, ResultOf<C[K]>> }
 
 /**
  * Records each callable once, on the given shapes and dtypes, into a graph that replays without JavaScript per op; after
@@ -42,25 +44,26 @@ type Graphed<A extends readonly (readonly Tensor[])[], R> = { readonly [K in key
  * @throws OctetError `INVALID_ARGUMENT`; `CAPTURE_READ` when a callable reads, waits or writes host data. What a callable
  * throws passes through. Nothing stays allocated then.
  */
-export function makeGraphedCallables<A extends readonly (readonly Tensor[])[], R>(
-  callables: Callables<A, R>,
-  sampleArgs: A,
+export function makeGraphedCallables<const C extends readonly AnyCallable[]>(
+  callables: C,
+  sampleArgs: { readonly [K in keyof C]: Readonly<ArgumentsOf<C[K]>> },
   options: GraphedCallableOptions = {},
-): Graphed<A, R> {
+): Graphed<C> {
   const { warmup = 3, state = [] } = options
   if (callables.length !== sampleArgs.length) refuse('sampleArgs', `${callables.length} lists of arguments`, String(sampleArgs.length))
   if (!Number.isSafeInteger(warmup) || warmup < 0) refuse('warmup', 'a whole number of at least 0', String(warmup))
-  const made: Recording<R>[] = []
+  const made: Recording<unknown>[] = []
   try {
     for (const [i, callable] of callables.entries()) {
-      const queue = options.queue ?? sampleArgs[i]![0]?.device.queue ?? refuse(`sampleArgs[${i}]`, 'at least one tensor, or the option queue', 'none')
-      made.push(new Recording(callable as GraphableCallable<readonly Tensor[], R>, sampleArgs[i]!, { queue, warmup, state }))
+      const sample: readonly Tensor[] = sampleArgs[i]!
+      const queue = options.queue ?? sample[0]?.device.queue ?? refuse(`sampleArgs[${i}]`, 'at least one tensor, or the option queue', 'none')
+      made.push(new Recording(callable as GraphableCallable<readonly Tensor[], unknown>, sample, { queue, warmup, state }))
     }
   } catch (error) {
     for (const recording of made) void recording.dispose()
     throw error
   }
-  return made.map((recording) => recording.callable()) as unknown as Graphed<A, R>
+  return made.map((recording) => recording.callable()) as unknown as Graphed<C>
 }
 
 class Recording<R> {
