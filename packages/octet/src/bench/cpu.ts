@@ -189,7 +189,7 @@ async function readProbe(device: Device, { note }: CpuBenchOptions): Promise<{ G
   const bytes = Math.max(8 * lastLevelCacheBytes(), 2 ** 28)
   note('probing how fast memory can be read')
   let best = 0
-  for (let threads = 1; threads <= device.threads; threads++) best = Math.max(best, await measureReadBandwidth({ bytes, threads, isa: device.isa }))
+  for (let threads = 1; threads <= device.threads; threads++) best = Math.max(best, await measureReadBandwidth({ bytes, threads, isa: device.isa as Isa }))
   return { GBPerS: best, bytes }
 }
 
