@@ -1,6 +1,6 @@
 export type { Axes, ContractCase, Expected, Input, InvarianceCase, OpContract, Output, PerfCase, Placement, Run, Variant } from './contract.js'
 export { filterOf, matches } from './filter.js'
 export { Random, type HostTensor } from './host.js'
-export type { DevicePeak } from './perf.js'
-export { countCases, runTable, type CaseResult, type TableMode, type TableOptions, type TableResult } from './runner.js'
+export { countCases, runTable } from './runner.js'
+export type { CaseResult, DevicePeak, TableMode, TableOptions, TableResult } from './tally.js'
 export { CONTRACTS } from './table.js'

@@ -3,7 +3,7 @@ import { openDevice, type Device, type Isa } from '../device.js'
 import type { OpContract, Variant } from './contract.js'
 import { filterOf, matches } from './filter.js'
 import { Random } from './host.js'
-import type { Tally } from './runner.js'
+import type { Tally } from './tally.js'
 
 export async function runInvariance(contract: OpContract, devices: readonly Device[], tally: Tally): Promise<void> {
   if (contract.invariance === undefined) return

@@ -1,28 +1,22 @@
-/** Times the table's perf rows: microseconds, GB/s, TFLOP/s and the share of what the device could do at best. */
+/** Times the table's perf rows: median and best microseconds, GB/s, TFLOP/s and the share of what the device could do at best. */
 import type { Device } from '../device.js'
 import type { Tensor } from '../tensor.js'
 import type { OpContract, PerfCase, Run } from './contract.js'
 import { matches } from './filter.js'
 import { Placed } from './placement.js'
-import { labelOf, seeded, type Tally } from './runner.js'
-
-/** Measured peaks of a device. */
-export interface DevicePeak {
-  readonly gigabytesPerSecond: number
-  readonly teraflops: number
-}
+import { labelOf, seeded, type DevicePeak, type Tally } from './tally.js'
 
 /** Input sets are rotated until they exceed this, so that no cache holds them all. */
 const ROTATE_BYTES = 96 * 2 ** 20
 const MOST_SETS = 32
-const SAMPLES = 9
-const SAMPLE_MS = 20
+const SAMPLES = 25
+const SAMPLE_MS = 8
 
 interface PerfResult {
   /** Median of the samples. */
   readonly micros: number
-  /** (largest - smallest) / median of the samples. */
-  readonly spread: number
+  /** Smallest of them: what the op costs when nothing else runs. */
+  readonly best: number
 }
 
 export async function runPerf(contract: OpContract, devices: readonly Device[], tally: Tally): Promise<void> {
@@ -67,7 +61,7 @@ async function time(run: Run, item: PerfCase, device: Device): Promise<PerfResul
     for (let s = 0; s < SAMPLES; s++) samples.push(((await once(count)) / count) * 1e3)
     samples.sort((a, b) => a - b)
     const micros = samples[SAMPLES >> 1]!
-    return { micros, spread: (samples.at(-1)! - samples[0]!) / micros }
+    return { micros, best: samples[0]! }
   } finally {
     for (const p of placed) p.dispose()
   }
@@ -78,7 +72,7 @@ function keep(placed: Placed[], p: Placed): Tensor {
   return p.view
 }
 
-function line(contract: OpContract, item: PerfCase, device: Device, { micros, spread }: PerfResult, peak: DevicePeak | undefined): string {
+function line(contract: OpContract, item: PerfCase, device: Device, { micros, best }: PerfResult, peak: DevicePeak | undefined): string {
   const gigabytes = item.bytes / micros / 1e3
   const teraflops = item.flops / micros / 1e6
   const columns = [
@@ -86,7 +80,7 @@ function line(contract: OpContract, item: PerfCase, device: Device, { micros, sp
     item.name.padEnd(44),
     labelOf(device).padEnd(15),
     `${micros.toFixed(1).padStart(9)} us`,
-    `±${(spread * 50).toFixed(0)}%`.padStart(5),
+    `(best ${best.toFixed(1).padStart(9)})`,
     `${gigabytes.toFixed(1).padStart(7)} GB/s`,
     `${teraflops.toFixed(4).padStart(8)} TFLOP/s`,
   ]

@@ -5,7 +5,8 @@ import { listLevels, openDevice, type Device } from '../device.js'
 import { OP_NAMES } from '../op-table.js'
 import { cast } from '../ops/cast.js'
 import { Tensor } from '../tensor.js'
-import { runTable, countCases, type CaseResult } from './runner.js'
+import { runTable, countCases } from './runner.js'
+import type { CaseResult } from './tally.js'
 import { CONTRACTS } from './table.js'
 
 /** The whole table takes minutes; the fast tier takes a sample that keeps every axis. */
