@@ -1,5 +1,9 @@
 #include "levels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace octet {
 
 namespace cpu {
@@ -18,10 +22,15 @@ namespace {
 // operating system saves the wide registers.
 #if defined(__x86_64__)
 [[maybe_unused]] bool supports_baseline() { return true; }
+// Clang's __builtin_cpu_supports has no name for F16C.
+[[maybe_unused]] bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
 [[maybe_unused]] bool supports_avx2() {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2");
 }
 [[maybe_unused]] bool supports_avx512() {
   return supports_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
