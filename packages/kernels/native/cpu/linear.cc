@@ -233,7 +233,8 @@ template <class Unit, class W, bool kScaled> class Task {
   static void blocked(const Problem& p, const Shape<Unit>& s, const Range& r, char* scratch) {
     float* kept = reinterpret_cast<float*>(scratch);
     Element* converted = reinterpret_cast<Element*>(scratch + sums_bytes(s, p.K));
-    const int64_t tiles = ceil_div(r.m1 - r.m0, kTileRows);
+    const int64_t tiles = ceil_div(r.m1 - r.m0, kTileRows);  // 2 or more
+    const int64_t per_step = ceil_div(kWide, min_of<int64_t>(tiles, kWide));
     alignas(64) float one[kTileRows * kWide];
     for (int64_t k = 0; k < p.K; k += Unit::kChunk) {
       const int64_t length = min_of<int64_t>(Unit::kChunk, p.K - k);
@@ -258,9 +259,12 @@ template <class Unit, class W, bool kScaled> class Task {
           float* sums = p.K > Unit::kChunk ? next_sums : one;
           const Element* x = s.x + m * s.padded + k * rows;
           const BlockScales scales = scales_at(p, m, k);
-          if (kNative && ask && tiles >= kWide && i < kWide) any_rows<1>(rows, x, t, ahead, scales, sums, k != 0);
-          else if (kNative && ask && tiles < kWide && i == 0) any_rows<kWide>(rows, x, t, ahead, scales, sums, k != 0);
-          else any_rows<0>(rows, x, t, ahead, scales, sums, k != 0);
+          switch (kNative && ask && i * per_step < kWide ? per_step : 0) {
+            case 1: any_rows<1>(rows, x, t, ahead, scales, sums, k != 0); break;
+            case 2: any_rows<2>(rows, x, t, ahead, scales, sums, k != 0); break;
+            case 3: any_rows<3>(rows, x, t, ahead, scales, sums, k != 0); break;
+            default: any_rows<0>(rows, x, t, ahead, scales, sums, k != 0);
+          }
           if (k + length == p.K) finish(p, m, rows, n, source.columns, sums, kWide);
           next_sums += kTileRows * kWide;
         }

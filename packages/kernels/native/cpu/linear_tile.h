@@ -66,7 +66,9 @@ template <int n> requires(n % 8 == 0) OCTET_INLINE void reduce_lanes(const F32 (
 #endif
 
 // One group: kVectors steps of every chain. x is packed as [vector][row][step].
-template <class Unit, class W, int kRows, int kColumns, bool kPartial>
+enum class Read { whole, partial, watched };
+
+template <class Unit, class W, int kRows, int kColumns, Read kRead>
 OCTET_INLINE void tile_group(const typename Unit::Element* x, const W* const (&w)[kColumns], int64_t k, int64_t left,
                              F32 (&acc)[kRows * kColumns]) {
   using Weights = typename Unit::template Weights<W>;
@@ -77,7 +79,8 @@ OCTET_INLINE void tile_group(const typename Unit::Element* x, const W* const (&w
   }
   OCTET_UNROLL for (int n = 0; n < kColumns; ++n) {
     Vec wv[Weights::kVectors];
-    if constexpr (kPartial) Weights::read_partial(w[n] + k, left, wv);
+    if constexpr (kRead == Read::partial) Weights::read_partial(w[n] + k, left, wv);
+    else if constexpr (kRead == Read::watched) Weights::read_watched(w[n] + k, wv);
     else Weights::read(w[n] + k, wv);
     OCTET_UNROLL for (int i = 0; i < Weights::kVectors; ++i) {
       OCTET_UNROLL for (int m = 0; m < kRows; ++m) acc[m * kColumns + n] = Unit::madd(acc[m * kColumns + n], xv[i][m], wv[i]);
@@ -102,20 +105,24 @@ struct LineCursor {
 // Elements [begin, end) of the chunk, asking for kAsk lines ahead for each line that a row gives.
 template <class Unit, class W, int kRows, int kColumns, int kAsk>
 OCTET_INLINE void tile_span(const typename Unit::Element* x, const W* const (&w)[kColumns], int64_t begin, int64_t end,
-                            LineCursor& ahead, F32 (&acc)[kRows * kColumns]) {
+                            LineCursor& ahead, NanWatch (&watch)[kColumns], F32 (&acc)[kRows * kColumns]) {
+  constexpr bool kWatched = Unit::template Weights<W>::kWatched;
   constexpr int64_t kGroup = Unit::template Weights<W>::kGroup;
   constexpr int64_t kLine = max_of<int64_t>(kGroup, 64 / (int64_t)sizeof(W));
   int64_t k = begin;
-  if constexpr (kAsk > 0) {
+  if constexpr (kAsk > 0 || kWatched) {
     for (; k + kLine <= end; k += kLine) {
       OCTET_UNROLL for (int i = 0; i < kAsk; ++i) ahead.step();
+      if constexpr (kWatched) {
+        OCTET_UNROLL for (int n = 0; n < kColumns; ++n) watch[n].line(w[n] + k);
+      }
       OCTET_UNROLL for (int64_t i = 0; i < kLine; i += kGroup) {
-        tile_group<Unit, W, kRows, kColumns, false>(x + (k + i) * kRows, w, k + i, kGroup, acc);
+        tile_group<Unit, W, kRows, kColumns, kWatched ? Read::watched : Read::whole>(x + (k + i) * kRows, w, k + i, kGroup, acc);
       }
     }
   }
-  for (; k + kGroup <= end; k += kGroup) tile_group<Unit, W, kRows, kColumns, false>(x + k * kRows, w, k, kGroup, acc);
-  if (k < end) tile_group<Unit, W, kRows, kColumns, true>(x + k * kRows, w, k, end - k, acc);
+  for (; k + kGroup <= end; k += kGroup) tile_group<Unit, W, kRows, kColumns, Read::whole>(x + k * kRows, w, k, kGroup, acc);
+  if (k < end) tile_group<Unit, W, kRows, kColumns, Read::partial>(x + k * kRows, w, k, end - k, acc);
 }
 
 // One chunk of a tile. Weight row n starts at w + n * stride; rows past `columns` repeat the last one (their sums are
@@ -134,8 +141,9 @@ void tile(const typename Unit::Element* x, const TileWeights<W>& t, LineCursor& 
   OCTET_UNROLL for (int n = 0; n < kColumns; ++n) rows[n] = t.w + min_of(n, t.columns - 1) * t.stride;
   F32 acc[kRows * kColumns] = {};
   LineCursor cursor = ahead;
+  NanWatch watch[kColumns];
   if constexpr (!kScaled) {
-    tile_span<Unit, W, kRows, kColumns, kAsk>(x, rows, 0, t.length, cursor, acc);
+    tile_span<Unit, W, kRows, kColumns, kAsk>(x, rows, 0, t.length, cursor, watch, acc);
   } else {
     const float* weight[kColumns];
     OCTET_UNROLL for (int n = 0; n < kColumns; ++n) {
@@ -143,7 +151,7 @@ void tile(const typename Unit::Element* x, const TileWeights<W>& t, LineCursor& 
     }
     for (int64_t begin = 0, block = 0; begin < t.length; begin += kBlock, ++block) {
       F32 part[kRows * kColumns] = {};
-      tile_span<Unit, W, kRows, kColumns, kAsk>(x, rows, begin, min_of(begin + kBlock, t.length), cursor, part);
+      tile_span<Unit, W, kRows, kColumns, kAsk>(x, rows, begin, min_of(begin + kBlock, t.length), cursor, watch, part);
       OCTET_UNROLL for (int m = 0; m < kRows; ++m) {
         const F32 xs = set1(scales.activation[m * scales.activation_stride + block * scales.activation_step]);
         OCTET_UNROLL for (int n = 0; n < kColumns; ++n) {
@@ -154,6 +162,11 @@ void tile(const typename Unit::Element* x, const TileWeights<W>& t, LineCursor& 
     }
   }
   if constexpr (kAsk > 0) ahead = cursor;
+  if constexpr (Unit::template Weights<W>::kWatched) {
+    for (int n = 0; n < kColumns; ++n) {
+      if (watch[n].seen()) for (int m = 0; m < kRows; ++m) acc[m * kColumns + n] = set1(__builtin_nanf(""));
+    }
+  }
   reduce_lanes(acc, sums, add);
 }
 

@@ -9,6 +9,28 @@
 
 namespace octet::cpu::OCTET_LEVEL {
 
+template <class W> inline constexpr bool kIsE4m3 = false;
+template <> inline constexpr bool kIsE4m3<e4m3> = true;
+
+// Whether any of many e4m3 codes was a NaN: 0x7f + 1 carries into bit 7, at two instructions a register of codes.
+struct NanWatch {
+  typedef uint8_t Bytes __attribute__((vector_size(sizeof(F32))));
+  Bytes carries = {};
+  OCTET_INLINE void line(const e4m3* p) {
+    for (int i = 0; i < 64; i += (int)sizeof(Bytes)) {
+      Bytes codes;
+      memcpy(&codes, p + i, sizeof codes);
+      carries |= (codes & 0x7f) + 1;
+    }
+  }
+  OCTET_INLINE bool seen() const {
+    uint64_t words[sizeof(Bytes) / 8], all = 0;
+    memcpy(words, &carries, sizeof words);
+    for (uint64_t w : words) all |= w;
+    return (all & 0x8080808080808080u) != 0;
+  }
+};
+
 // float32 lanes: any operand widened exactly, products and sums by fma (baseline: rounded twice).
 struct FloatUnit {
   using Element = float;
@@ -22,8 +44,14 @@ struct FloatUnit {
   template <class W> struct Weights {
     static constexpr int kGroup = kLanes;
     static constexpr int kVectors = 1;
+    static constexpr bool kWatched = kIsE4m3<W>;
     static OCTET_INLINE void read(const W* p, Vec (&v)[1]) { v[0] = load(p); }
     static OCTET_INLINE void read_partial(const W* p, int64_t n, Vec (&v)[1]) { v[0] = load_partial(p, n); }
+    // Where the codes of a whole line are watched for NaN, reading them need not look.
+    static OCTET_INLINE void read_watched(const W* p, Vec (&v)[1]) {
+      if constexpr (kWatched) v[0] = widen_e4m3_finite(widen_s8(p));
+      else read(p, v);
+    }
   };
 
   // One group of activations; n of them exist, the rest become 0.
@@ -52,6 +80,7 @@ struct PairUnit {
 template <> struct PairUnit::Weights<bf16> {
   static constexpr int kGroup = 32;
   static constexpr int kVectors = 1;
+  static constexpr bool kWatched = false;
   static OCTET_INLINE void read(const bf16* p, Vec (&v)[1]) { v[0] = _mm512_loadu_si512(p); }
   static OCTET_INLINE void read_partial(const bf16* p, int64_t n, Vec (&v)[1]) {
     v[0] = _mm512_maskz_loadu_epi16(lane_mask(n), p);
@@ -102,6 +131,7 @@ template <const Fp8Table& kTable> OCTET_INLINE void widen_fp8(__m512i codes, __m
 template <const Fp8Table& kTable, class W> struct Fp8Weights {
   static constexpr int kGroup = 64;
   static constexpr int kVectors = 2;
+  static constexpr bool kWatched = false;
   static OCTET_INLINE void read(const W* p, __m512i (&v)[2]) { widen_fp8<kTable>(_mm512_loadu_si512(p), v); }
   static OCTET_INLINE void read_partial(const W* p, int64_t n, __m512i (&v)[2]) {
     widen_fp8<kTable>(_mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, (uint32_t)n), p), v);

@@ -81,21 +81,20 @@ OCTET_INLINE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(
 
 OCTET_INLINE F32 widen_bf16(U32 u) { return from_bits(u << 16); }
 
-// The code's bits as a float32 whose exponent is 120 too small; the product is exact, subnormals included.
-OCTET_INLINE F32 widen_e4m3(U32 u) {
-  const U32 magnitude = u & 0x7fu;
-  const F32 v = from_bits(magnitude << 20) * 0x1p120f;
-  const U32 sign = (u & 0x80u) << 24;
-  return from_bits(select((I32)(magnitude == 0x7fu), set1_u32(0x7fc00000u), bits(v)) | sign);
+// FP8 codes come with their sign bit repeated above them. Their bits, moved to a float32's places, are that value with an
+// exponent that is 120 (e4m3) or 112 (e5m2) too small, and the product with a power of two is exact, subnormals included.
+OCTET_INLINE F32 widen_e4m3_finite(I32 code) { return from_bits((U32)(code << 20) & 0x87f00000u) * 0x1p120f; }  // NaN codes: 480
+OCTET_INLINE F32 widen_e4m3(I32 code) {
+  const U32 nan = (U32)(I32)(((U32)code & 0x7fu) == 0x7fu);
+  return from_bits(bits(widen_e4m3_finite(code)) | nan);
 }
-
-OCTET_INLINE F32 widen_e5m2(U32 u) {
-  const U32 magnitude = u & 0x7fu;
-  const F32 v = from_bits(magnitude << 21) * 0x1p112f;
-  const U32 special = 0x7f800000u | ((magnitude & 3u) << 21);
-  const U32 sign = (u & 0x80u) << 24;
-  return from_bits(select((I32)(magnitude >= 0x7cu), special, bits(v)) | sign);
+OCTET_INLINE F32 widen_e4m3(U32 code) { return widen_e4m3((I32)(code << 24) >> 24); }  // any bits above the code
+OCTET_INLINE F32 widen_e5m2(I32 code) {
+  const F32 v = from_bits((U32)(code << 21) & 0x8fe00000u) * 0x1p112f;
+  const U32 special = (U32)(I32)(((U32)code & 0x7cu) == 0x7cu);  // infinity and NaN: the exponent becomes all ones
+  return from_bits(bits(v) | (special & 0x7f800000u));
 }
+OCTET_INLINE F32 widen_e5m2(U32 code) { return widen_e5m2((I32)(code << 24) >> 24); }
 
 // ---- narrowing: float32 to kLanes codes, nearest even ----
 
@@ -128,11 +127,11 @@ OCTET_INLINE U32 narrow_e5m2(F32 v) {
 // ---- loads and stores by storage type; the partial forms touch the first n (0..kLanes) elements only ----
 
 OCTET_INLINE F32 load(const bf16* p) { return widen_bf16(widen_u16(p)); }
-OCTET_INLINE F32 load(const e4m3* p) { return widen_e4m3(widen_u8(p)); }
-OCTET_INLINE F32 load(const e5m2* p) { return widen_e5m2(widen_u8(p)); }
+OCTET_INLINE F32 load(const e4m3* p) { return widen_e4m3(widen_s8(p)); }
+OCTET_INLINE F32 load(const e5m2* p) { return widen_e5m2(widen_s8(p)); }
 OCTET_INLINE F32 load_partial(const bf16* p, int64_t n) { return widen_bf16(widen_u16_partial(p, n)); }
-OCTET_INLINE F32 load_partial(const e4m3* p, int64_t n) { return widen_e4m3(widen_u8_partial(p, n)); }
-OCTET_INLINE F32 load_partial(const e5m2* p, int64_t n) { return widen_e5m2(widen_u8_partial(p, n)); }
+OCTET_INLINE F32 load_partial(const e4m3* p, int64_t n) { return widen_e4m3(widen_s8_partial(p, n)); }
+OCTET_INLINE F32 load_partial(const e5m2* p, int64_t n) { return widen_e5m2(widen_s8_partial(p, n)); }
 
 OCTET_INLINE void store(bf16* p, F32 v) { store_u16(p, narrow_bf16(v)); }
 OCTET_INLINE void store(e4m3* p, F32 v) { store_u8(p, narrow_e4m3(v)); }

@@ -43,6 +43,13 @@ OCTET_INLINE float hmax(F32 v) {
 // 16-bit and 8-bit codes, zero-extended to 32 bits and back (narrowing keeps the low bits; inputs fit).
 OCTET_INLINE U32 widen_u16(const void* p) { return (U32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)); }
 OCTET_INLINE U32 widen_u8(const void* p) { return (U32)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+// 8-bit codes with their sign bit repeated above them.
+OCTET_INLINE I32 widen_s8(const void* p) { return (I32)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+OCTET_INLINE I32 widen_s8_partial(const void* p, int64_t n) {
+  uint8_t t[8] = {};
+  memcpy(t, p, (size_t)n);
+  return widen_s8(t);
+}
 OCTET_INLINE __m128i pack_u16(U32 v) {
   const __m256i u = (__m256i)v;
   return _mm_packus_epi32(_mm256_castsi256_si128(u), _mm256_extracti128_si256(u, 1));

@@ -44,6 +44,11 @@ OCTET_INLINE float hmax(F32 v) {
 // 16-bit and 8-bit codes, zero-extended to 32 bits and back (narrowing drops the high bits).
 OCTET_INLINE U32 widen_u16(const void* p) { return (U32)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)); }
 OCTET_INLINE U32 widen_u8(const void* p) { return (U32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+// 8-bit codes with their sign bit repeated above them.
+OCTET_INLINE I32 widen_s8(const void* p) { return (I32)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+OCTET_INLINE I32 widen_s8_partial(const void* p, int64_t n) {
+  return (I32)_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8((__mmask16)lane_mask(n), p));
+}
 OCTET_INLINE U32 widen_u16_partial(const void* p, int64_t n) {
   return (U32)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16((__mmask16)lane_mask(n), p));
 }

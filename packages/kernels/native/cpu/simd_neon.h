@@ -42,6 +42,17 @@ OCTET_INLINE U32 widen_u8(const void* p) {
   memcpy(&four, p, 4);
   return (U32)vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four))));
 }
+// 8-bit codes with their sign bit repeated above them.
+OCTET_INLINE I32 widen_s8(const void* p) {
+  uint32_t four;
+  memcpy(&four, p, 4);
+  return (I32)vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four))));
+}
+OCTET_INLINE I32 widen_s8_partial(const void* p, int64_t n) {
+  uint8_t t[4] = {};
+  memcpy(t, p, (size_t)n);
+  return widen_s8(t);
+}
 OCTET_INLINE void store_u16(void* p, U32 v) {
   const uint16x4_t h = vmovn_u32((uint32x4_t)v);
   memcpy(p, &h, 8);

@@ -40,6 +40,18 @@ OCTET_INLINE U32 widen_u8(const void* p) {
   const __m128i z = _mm_setzero_si128();
   return (U32)_mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128(four), z), z);
 }
+// 8-bit codes with their sign bit repeated above them.
+OCTET_INLINE I32 widen_s8(const void* p) {
+  int32_t four;
+  memcpy(&four, p, 4);
+  const __m128i twice = _mm_unpacklo_epi8(_mm_cvtsi32_si128(four), _mm_cvtsi32_si128(four));
+  return (I32)_mm_srai_epi32(_mm_unpacklo_epi16(twice, twice), 24);
+}
+OCTET_INLINE I32 widen_s8_partial(const void* p, int64_t n) {
+  uint8_t t[4] = {};
+  memcpy(t, p, (size_t)n);
+  return widen_s8(t);
+}
 OCTET_INLINE void store_u16(void* p, U32 v) {
   // Sign-extending first makes the signed pack keep every 16-bit pattern.
   const __m128i s = _mm_srai_epi32(_mm_slli_epi32((__m128i)v, 16), 16);
