@@ -14,6 +14,7 @@ it('the list of error codes', () => {
       "CAPTURE_READ",
       "OUT_OF_MEMORY",
       "DEVICE_NOT_FOUND",
+      "DEVICE_LOST",
       "OP_FAILED",
       "NATIVE_NOT_FOUND",
       "ABI_MISMATCH",
