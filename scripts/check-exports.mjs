@@ -1,10 +1,10 @@
-// publint and attw (ESM only) over every packed tarball.
+// publint and attw (ESM only) over every packed tarball, and what must and must not lie in one.
 //   node scripts/check-exports.mjs
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { packAll } from './lib/pack.mjs'
-import { root, run } from './lib/proc.mjs'
+import { mustRun, root, run } from './lib/proc.mjs'
 import { libraryPackages } from './lib/workspace.mjs'
 
 const work = mkdtempSync(join(tmpdir(), 'octet-exports-'))
@@ -14,6 +14,13 @@ try {
   const tarballs = await packAll(work)
   for (const pkg of libraryPackages()) {
     const tarball = tarballs.get(pkg.name)
+    const files = (await mustRun('tar', ['tzf', tarball])).trim().split('\n').map((name) => name.replace(/^package\//, ''))
+    const stray = files.filter((name) => /(^|\/)[^/]*\.test[.-]|tsbuildinfo|(^|\/)testing\//.test(name))
+    const lacking = ['LICENSE', 'README.md', 'package.json'].filter((name) => !files.includes(name))
+    if (stray.length + lacking.length > 0) {
+      failed += 1
+      process.stdout.write(`${pkg.name}: ${stray.length > 0 ? `packs ${stray.join(', ')}` : ''} ${lacking.length > 0 ? `lacks ${lacking.join(', ')}` : ''}\n`)
+    }
     const results = [
       await run(bin('publint'), ['run', tarball, '--strict']),
       await run(bin('attw'), [tarball, '--profile', 'esm-only', '--no-emoji']),
