@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { OctetError } from '@octet-llm/core'
 import { describe, expect, it } from 'vitest'
 import { BUILD_COMMAND, loadNative, nativeCandidates } from './native.js'
-import { OP_INDEX, OP_NAMES, opTableHash } from './op-table.js'
+import { ABI_REVISION, OP_INDEX, OP_NAMES, opTableHash } from './op-table.js'
 import { claimThread } from './runtime.js'
 
 const source = (path: string): string => readFileSync(fileURLToPath(new URL(`../${path}`, import.meta.url)), 'utf8')
@@ -27,13 +27,22 @@ describe('op table', () => {
     OP_NAMES.forEach((name, i) => expect(OP_INDEX[name]).toBe(i))
   })
 
-  it('hashes names, order and count', () => {
+  it('has a revision that both sides share and that moves with the functions of the addon', () => {
+    expect(source('native/include/octet/op.h')).toContain(`constexpr int kAbiRevision = ${ABI_REVISION};`)
+    // A change of this interface needs a new revision on both sides, and then the new pair here.
+    const binding = /export interface NativeBinding \{[^]*?\n\}/.exec(source('src/native.ts'))![0]
+    const signatures = binding.replaceAll(/\/\*\*[^]*?\*\//g, '').replaceAll(/\s+/g, ' ')
+    expect([ABI_REVISION, opTableHash([signatures], 0)]).toEqual([2, 3599211362])
+  })
+
+  it('hashes revision, names, order and count', () => {
     // FNV-1a of "a,b," by hand: the published 32-bit parameters.
     let h = 0x811c9dc5
-    for (const c of 'a,b,') h = Math.imul(h ^ c.charCodeAt(0), 0x01000193)
-    expect(opTableHash(['a', 'b'])).toBe(h >>> 0)
-    expect(opTableHash(['b', 'a'])).not.toBe(h >>> 0)
-    expect(opTableHash(['ab'])).not.toBe(h >>> 0)
+    for (const c of '7,a,b,') h = Math.imul(h ^ c.charCodeAt(0), 0x01000193)
+    expect(opTableHash(['a', 'b'], 7)).toBe(h >>> 0)
+    expect(opTableHash(['b', 'a'], 7)).not.toBe(h >>> 0)
+    expect(opTableHash(['ab'], 7)).not.toBe(h >>> 0)
+    expect(opTableHash(['a', 'b'], 8)).not.toBe(h >>> 0)
   })
 
   it('agrees with the binary', () => {

@@ -38,10 +38,16 @@ export type OpName = (typeof OP_NAMES)[number]
 /** Index of each op in the native table. */
 export const OP_INDEX = Object.fromEntries(OP_NAMES.map((name, i) => [name, i])) as Readonly<Record<OpName, number>>
 
-/** 32-bit FNV-1a of the names, each followed by a comma. */
-export function opTableHash(names: readonly string[] = OP_NAMES): number {
+/**
+ * Raised, with `kAbiRevision` of native/include/octet/op.h, whenever a function of the addon or an argument that crosses
+ * changes its meaning.
+ */
+export const ABI_REVISION = 2
+
+/** 32-bit FNV-1a of the revision and the names, each followed by a comma. */
+export function opTableHash(names: readonly string[] = OP_NAMES, revision: number = ABI_REVISION): number {
   let hash = 2166136261
-  for (const char of names.map((name) => `${name},`).join('')) {
+  for (const char of [revision, ...names].map((word) => `${word},`).join('')) {
     hash = Math.imul(hash ^ char.charCodeAt(0), 16777619)
   }
   return hash >>> 0

@@ -2,20 +2,21 @@
 
 #include <cstdlib>
 #include <cstring>
-
+#include <string>
 
 namespace octet {
 
 namespace {
 
-// FNV-1a of the names, each followed by a comma; src/op-table.ts computes the same.
+// FNV-1a of the revision and the names, each followed by a comma; src/op-table.ts computes the same.
 uint32_t op_table_hash() {
   uint32_t h = 2166136261u;
-  const auto mix = [&h](char c) { h = (h ^ static_cast<uint8_t>(c)) * 16777619u; };
-  for (const char* name : kOpNames) {
-    for (const char* c = name; *c != 0; ++c) mix(*c);
-    mix(',');
-  }
+  const auto mix = [&h](const char* text) {
+    for (const char* c = text; *c != 0; ++c) h = (h ^ static_cast<uint8_t>(*c)) * 16777619u;
+    h = (h ^ static_cast<uint8_t>(',')) * 16777619u;
+  };
+  mix(std::to_string(kAbiRevision).c_str());
+  for (const char* name : kOpNames) mix(name);
   return h;
 }
 
