@@ -25,7 +25,8 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   switch (out.dtype) {
     case DType::i32: return fill_as<int32_t>(out, ctx, call.attr[0]);
     case DType::i64: return fill_as<int64_t>(out, ctx, call.attr[0]);
-    case DType::u8: case DType::bool8: return fill_as<uint8_t>(out, ctx, call.attr[0]);
+    case DType::u8: return fill_as<uint8_t>(out, ctx, call.attr[0]);
+    case DType::bool8: return fill_as<uint8_t>(out, ctx, call.attr[0] != 0);
     case DType::f64: return fill_as<double>(out, ctx, call.attr[0]);
     default: break;
   }

@@ -1,6 +1,6 @@
 // rmsNorm: s = round(x + residual); out[n,d] = s[n,d] * rsqrt(mean_d(s[n,:]^2) + eps) * (zeroCentered + w[d])
 // Shapes   x, residual, out, residualOut [N,D]; w [D]; 1 <= D <= 16384
-// Dtypes   x, residual, out, residualOut f32|bf16, one type; w f32|bf16; accumulate f32; round once at the store, or
+// Dtypes   x, residual, residualOut f32|bf16, one type; out f32|bf16; w f32|bf16; accumulate f32; round once at the store, or
 //          before the weight too where castBeforeWeight asks for Llama's order
 // Tensors  t0 x, t1 weight, t2 residual?, t3 out, t4 residualOut?
 // Attrs    a0 eps, a1 zeroCenteredGamma, a2 castBeforeWeight
@@ -10,9 +10,9 @@
 
 namespace octet::cuda {
 
-template <int kN, int kHeld, int kThreads, class T, class W>
+template <int kN, int kHeld, int kThreads, class T, class W, class Y>
 __global__ void __launch_bounds__(kThreads)
-    rms_norm(Rows<const T> x, const W* weight, Rows<const T> residual, Rows<T> out, Rows<T> residual_out, int64_t cols, float eps, float gamma0, bool cast_first) {
+    rms_norm(Rows<const T> x, const W* weight, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, int64_t cols, float eps, float gamma0, bool cast_first) {
   __shared__ float slots[kThreads / 32];
   const int64_t n = blockIdx.x;
   float v[kHeld][kN];
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads)
       const float normed = v[i][k] * scale;
       v[i][k] = (cast_first ? to_float(from_float<T>(normed)) : normed) * (gamma0 + w[k]);
     }
-    store<T, kN>(out[n] + c, v[i]);
+    store<Y, kN>(out[n] + c, v[i]);
   }
 }
 
@@ -43,19 +43,23 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   const TensorArg &x = call.t[0], &weight = call.t[1], &residual = call.t[2], &out = call.t[3], &residual_out = call.t[4];
   const int64_t rows = x.rows(), cols = x.cols();
   if (rows * cols == 0) return Status::ok;
+  if ((residual && residual.dtype != x.dtype) || (residual_out && residual_out.dtype != x.dtype)) return Status::unsupported;
   return dispatch_compute(x.dtype, [&](auto xt) {
     return dispatch_compute(weight.dtype, [&](auto wt) {
+    return dispatch_compute(out.dtype, [&](auto yt) {
+      using Y = typename decltype(yt)::type;
       using T = typename decltype(xt)::type;
       using W = typename decltype(wt)::type;
       // 8 elements a vector: 16 bytes of bf16, two 16-byte halves of f32.
-      const bool wide = cols % 8 == 0 && wide_rows<T>(x) && wide_rows<T>(out) && (!residual || wide_rows<T>(residual)) &&
+      const bool wide = cols % 8 == 0 && wide_rows<T>(x) && wide_rows<Y>(out) && (!residual || wide_rows<T>(residual)) &&
                         (!residual_out || wide_rows<T>(residual_out)) && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
       return by_row_length(cols, wide, [&](auto width, auto held, auto threads) {
-        rms_norm<decltype(width)::value, decltype(held)::value, decltype(threads)::value, T, W><<<static_cast<unsigned>(rows), decltype(threads)::value, 0, ctx.stream()>>>(
-            rows_of<const T>(x), weight.as<const W>(), rows_of<const T>(residual), rows_of<T>(out), rows_of<T>(residual_out), cols, call.f(0),
+        rms_norm<decltype(width)::value, decltype(held)::value, decltype(threads)::value, T, W, Y><<<static_cast<unsigned>(rows), decltype(threads)::value, 0, ctx.stream()>>>(
+            rows_of<const T>(x), weight.as<const W>(), rows_of<const T>(residual), rows_of<Y>(out), rows_of<T>(residual_out), cols, call.f(0),
             call.b(1) ? 1.f : 0.f, call.b(2));
         return launched();
       });
+    });
     });
   });
 }
