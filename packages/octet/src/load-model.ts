@@ -7,7 +7,7 @@ import { resolveModel, type PullOptions } from '@octet-llm/hf-loader/hub'
 import { loadTokenizer } from '@octet-llm/hf-loader/tokenizer'
 import { openDevice, type Device, type Isa } from '@octet-llm/kernels'
 import { TEGemmaForCausalLM } from '@octet-llm/models-gemma'
-import { TELlamaForCausalLM } from '@octet-llm/models-llama'
+import { TELlamaForCausalLM, type FromPretrainedOptions } from '@octet-llm/models-llama'
 import { LanguageModel } from './language-model.js'
 
 /** How far a phase is: `download` from the hub, then `load` onto the device. */
@@ -17,17 +17,15 @@ export interface LoadProgress {
   readonly totalBytes: number
 }
 
-export interface LoadModelOptions extends Pick<PullOptions, 'revision' | 'endpoint' | 'token' | 'cacheDir'> {
+export interface LoadModelOptions
+  extends Pick<FromPretrainedOptions, 'dtype' | 'decoderLayer' | 'fp8' | 'calibration' | 'adapter'>,
+    Pick<PullOptions, 'revision' | 'endpoint' | 'token' | 'cacheDir'> {
   /** A device's name, opened for this model and closed with it, or a device of your own. Default `auto`. */
   readonly device?: Device | 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
-  /** Of weights and activations: the checkpoint's own (bf16, else f32), or one of the two. Default `auto`. */
-  readonly dtype?: 'auto' | 'f32' | 'bf16'
   /** CPU threads of the device opened here. Default: the physical cores. */
   readonly threads?: number
   /** CPU level of the device opened here. Default: the best this CPU has. */
   readonly isa?: Isa | 'auto'
-  /** `te` (default) runs fused layers; `reference` Hugging Face's, op by op, on the same weights. */
-  readonly decoderLayer?: 'te' | 'reference'
   /** The cache of every run that names none. Default: room for all of a run's sequences at full length. */
   readonly kvCache?: CallOptions['kvCache']
   /** Stops loading: it then throws the signal's reason, unchanged. */
@@ -80,9 +78,9 @@ async function loadTokenizerIfAny(folder: string, signal: AbortSignal | undefine
 }
 
 function loadWeights(folder: string, config: ModelConfig, device: Device, options: LoadModelOptions): Promise<TEGemmaForCausalLM | TELlamaForCausalLM> {
-  const { dtype, decoderLayer, signal, onProgress } = options
+  const { dtype, decoderLayer, fp8, calibration, adapter, signal, onProgress } = options
   const common = {
-    device, dtype, decoderLayer, signal,
+    device, dtype, decoderLayer, fp8, calibration, adapter, signal,
     onProgress: ({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }) => onProgress?.({ phase: 'load', doneBytes, totalBytes }),
   }
   return config.modelType === 'llama' ? TELlamaForCausalLM.fromPretrained(folder, common) : TEGemmaForCausalLM.fromPretrained(folder, common)

@@ -1,9 +1,9 @@
 import { type Command, Option } from 'commander'
-import { OctetError } from '@octet-llm/core'
 import { loadModel, type LoadModelOptions } from '../load-model.js'
 import type { LanguageModel } from '../language-model.js'
 import { askBeforePull } from './ask.js'
 import type { Context } from './context.js'
+import { usage } from './failure.js'
 import { createProgress } from './progress.js'
 import { device, oneOf, wholeNumber } from './values.js'
 
@@ -17,6 +17,9 @@ export interface ModelFlags {
   readonly revision?: string
   readonly yes?: boolean
   readonly fp8?: string | true
+  readonly fp8LmHead?: boolean
+  readonly calibration?: string
+  readonly adapter?: string
   readonly kvDtype?: 'bf16' | 'fp8' | 'f32'
   readonly paged?: boolean
   readonly pageSize?: number
@@ -32,41 +35,52 @@ export function addModelFlags(command: Command): Command {
     .addOption(new Option('--isa <LEVEL>', 'CPU level to run').argParser(oneOf('auto', 'baseline', 'avx2', 'avx512', 'avx512bf16', 'neon')))
     .addOption(new Option('--revision <NAME>', 'branch, tag or commit on the hub'))
     .addOption(new Option('--yes', 'download without asking'))
-    .addOption(new Option('--fp8 [RECIPE]').hideHelp())
+    .addOption(new Option('--fp8 [RECIPE]', 'projections in FP8: by row and token, or as the recipe says (delayed, current, block)'))
+    .addOption(new Option('--fp8-lm-head', 'with --fp8: the output head too'))
+    .addOption(new Option('--calibration <FILE>', 'safetensors file with static scales of activations and cache'))
+    .addOption(new Option('--adapter <DIR>', 'LoRA adapter to merge into the weights'))
 }
 
 /** Flags of the key/value cache. */
 export function addCacheFlags(command: Command): Command {
   return command
-    .addOption(new Option('--kv-dtype <TYPE>', 'type of the cache: bf16 or f32').argParser(oneOf('bf16', 'f32', 'fp8')))
+    .addOption(new Option('--kv-dtype <TYPE>', 'type of the cache: bf16, f32 or fp8').argParser(oneOf('bf16', 'f32', 'fp8')))
     .addOption(new Option('--paged', 'paged cache'))
     .addOption(new Option('--page-size <N>', 'tokens of a page').argParser(wholeNumber(1, 1 << 20)))
-    .addOption(new Option('--graphs').hideHelp())
+    .addOption(new Option('--graphs', 'decode by recorded steps (default)'))
+    .addOption(new Option('--no-graphs', 'decode op by op'))
 }
 
-function notYet(flag: string, hint: string): OctetError {
-  return new OctetError('NOT_SUPPORTED', { op: 'octet', argument: flag, message: `${flag} is not part of this version; ${hint}`, hint })
-}
-
-/** What the flags ask of the cache. @throws OctetError `NOT_SUPPORTED` */
+/** What the flags ask of the cache. */
 function cacheOptions(flags: ModelFlags): LoadModelOptions['kvCache'] {
-  if (flags.kvDtype === 'fp8') throw notYet('--kv-dtype fp8', 'use --kv-dtype bf16 or f32')
   return {
-    ...(flags.kvDtype === undefined ? {} : { dtype: flags.kvDtype }),
+    ...(flags.kvDtype === undefined ? {} : { dtype: flags.kvDtype === 'fp8' ? 'e4m3' : flags.kvDtype }),
     ...(flags.paged === true ? { isPaged: true } : {}),
     ...(flags.pageSize === undefined ? {} : { pageSize: flags.pageSize }),
   }
 }
 
+/** `--fp8`, `--fp8 RECIPE`, and `--fp8-lm-head` beside either. @throws OctetError `USAGE` */
+function fp8Option({ fp8, fp8LmHead }: ModelFlags): LoadModelOptions['fp8'] {
+  if (fp8 === undefined) {
+    if (fp8LmHead === true) throw usage('--fp8-lm-head needs --fp8', 'add --fp8')
+    return undefined
+  }
+  if (fp8LmHead !== true) return fp8
+  return { fp8LmHead: true, ...(fp8 === true ? {} : { recipe: fp8 }) }
+}
+
 /** Loads the model that the flags name, with a progress bar for a person who looks on. */
 export async function loadFromFlags(flags: ModelFlags, context: Context): Promise<LanguageModel> {
-  if (flags.fp8 !== undefined) throw notYet('--fp8', 'run without it: weights keep the dtype of the checkpoint')
-  if (flags.graphs === true) throw notYet('--graphs', 'run without it')
+  const fp8 = fp8Option(flags)
   const progress = createProgress(context.stderr, context.output.interactive)
   try {
     return await loadModel(flags.model, {
       device: flags.device,
       dtype: flags.dtype,
+      fp8,
+      calibration: flags.calibration,
+      adapter: flags.adapter,
       threads: flags.threads,
       isa: flags.isa,
       revision: flags.revision,

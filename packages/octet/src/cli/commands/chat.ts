@@ -35,7 +35,7 @@ async function converse(llm: LanguageModel, flags: ChatFlags, context: Context):
   const person = stdin.isTTY === true && output.interactive
   const messages: ChatMessage[] = flags.system === undefined ? [] : [{ role: 'system', content: flags.system }]
   const lengths = { maxNewTokens: llm.generationConfig.maxNewTokens ?? ANSWER_TOKENS }
-  const options: GenerateOptions = { ...lengths, ...readGenerationFlags({ ...flags }), seed: flags.seed, signal }
+  const options: GenerateOptions = { ...lengths, ...readGenerationFlags({ ...flags }), seed: flags.seed, graphs: flags.graphs, signal }
   const lines = createInterface({ input: stdin, output: person ? stderr : undefined, prompt: '> ', terminal: person })
   // readline takes Ctrl-C of a terminal for itself.
   lines.on('SIGINT', () => process.kill(process.pid, 'SIGINT'))

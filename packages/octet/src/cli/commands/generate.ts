@@ -19,7 +19,7 @@ export function addGenerate(program: Command, context: Context): void {
     .addOption(new Option('--ignore-eos', 'write on after the token that ends a text'))
     .action(async (flags: GenerateFlags) => {
       const { prompt, count } = await readPrompt(flags, context)
-      const options: GenerateOptions = { ...readGenerationFlags({ ...flags }), ignoreEos: flags.ignoreEos, seed: flags.seed, signal: context.signal }
+      const options: GenerateOptions = { ...readGenerationFlags({ ...flags }), ignoreEos: flags.ignoreEos, seed: flags.seed, graphs: flags.graphs, signal: context.signal }
       await withModel(flags, context, async (llm) => {
         const run = llm.generate(prompt, options)
         const single = count === 1 && (options.numReturnSequences ?? llm.generationConfig.numReturnSequences ?? 1) === 1
