@@ -33,6 +33,7 @@ struct Workspace {
   const uint8_t* mask[kTileRows];            // 1 = masked out, from the chunk's first key on; null: none
   const void* k[kChunk];
   const void* v[kChunk];
+  const void* next[kChunk];  // keys that this thread will likely read next, or null
 };
 
 struct AttentionShape {
@@ -71,6 +72,29 @@ OCTET_INLINE U32 load_words_partial(const void* p, int64_t bytes) {
   return (U32)load(t);
 }
 
+// e4m3 known to be no NaN: half the work of widening. A chunk is looked through once to know.
+struct finite_e4m3 { uint8_t bits; };
+
+// The code in the top byte, whatever lies below: sign and magnitude in their places, the exponent 120 too small.
+OCTET_INLINE F32 widen_finite_e4m3(U32 top) { return from_bits((U32)((I32)top >> 4) & 0x87f00000u) * 0x1p120f; }
+OCTET_INLINE F32 load(const finite_e4m3* p) { return widen_finite_e4m3(widen_u8(p) << 24); }
+OCTET_INLINE F32 load_partial(const finite_e4m3* p, int64_t n) { return widen_finite_e4m3(widen_u8_partial(p, n) << 24); }
+
+// Whether any code of rows [begin, end) is NaN: of a byte's magnitude, only 0x7f carries into the sign when 1 is added.
+inline bool any_nan_e4m3(const void* const* row, int begin, int end, int64_t d) {
+  U32 seen = set1_u32(0);
+  for (int j = begin; j < end; ++j) {
+    const uint8_t* const p = static_cast<const uint8_t*>(row[j]);
+    for (int64_t c = 0; c < d; c += 4 * kLanes) {
+      const U32 word = c + 4 * kLanes <= d ? load_words(p + c) : load_words_partial(p + c, d - c);
+      seen |= (word & 0x7f7f7f7fu) + 0x01010101u;
+    }
+  }
+  uint32_t all = 0;
+  for (int i = 0; i < kLanes; ++i) all |= seen[i];
+  return (all & 0x80808080u) != 0;
+}
+
 // Word `part` of a 32-bit unit of storage as float32.
 template <class T> OCTET_INLINE F32 widen_part(U32 unit, int part);
 template <> OCTET_INLINE F32 widen_part<float>(U32 unit, int) { return from_bits(unit); }
@@ -78,14 +102,26 @@ template <> OCTET_INLINE F32 widen_part<bf16>(U32 unit, int part) {
   return from_bits(part == 0 ? unit << 16 : unit & 0xffff0000u);
 }
 template <> OCTET_INLINE F32 widen_part<e4m3>(U32 unit, int part) { return widen_e4m3((unit >> (8 * part)) & 0xffu); }
+template <> OCTET_INLINE F32 widen_part<finite_e4m3>(U32 unit, int part) { return widen_finite_e4m3(unit << (24 - 8 * part)); }
 
-// Keys first … first + kLanes - 1 into to[d][lane]; lanes outside [begin, end) repeat a key inside.
-template <class T> void pack_keys(const void* const* k, int first, int begin, int end, int64_t d, float* to) {
+// Towards L2. Rows lie in pages that hardware prefetchers do not cross, so a thread that only waits for its loads sees half
+// of its share of the memory's bandwidth; asked for one line at a time, between other work, they come while it computes.
+OCTET_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
+// Keys first … first + kLanes - 1 into to[d][lane]; lanes outside [begin, end) repeat a key inside. Their values are asked
+// for meanwhile.
+template <class T> void pack_keys(const void* const* k, const void* const* v, int first, int begin, int end, int64_t d, float* to) {
   constexpr int kPer = 4 / static_cast<int>(sizeof(T)), kStep = kLanes * kPer;
   const T* row[kLanes];
-  for (int i = 0; i < kLanes; ++i) row[i] = static_cast<const T*>(k[min_of(max_of(first + i, begin), end - 1)]);
+  const T* value[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    const int j = min_of(max_of(first + i, begin), end - 1);
+    row[i] = static_cast<const T*>(k[j]);
+    value[i] = static_cast<const T*>(v[j]);
+  }
   for (int64_t c = 0; c < d; c += kStep) {
     U32 m[kLanes];
+    for (int i = 0; i < kLanes; ++i) prefetch(value[i] + c);
     if (c + kStep <= d) {
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) m[i] = load_words(row[i] + c);
@@ -145,10 +181,18 @@ template <int R> void score_rows(const float* q, int64_t pitch, const float* key
   if (g < groups) score_tile<R, 1>(q, pitch, keys + g * d * kLanes, d, s + g * kLanes);
 }
 
+// Rows that will be read soon: item bytes an element; null rows: none.
+struct Ahead {
+  const void* const* row;
+  int64_t item;
+};
+
 // part[r][column …] += sum over j in [begin, end) of p[r][j] v[j][column …] for R rows and V vectors of columns; n columns
-// are left (fewer than a vector only when V is 1).
+// are left (fewer than a vector only when V is 1). The same columns of ahead.row[j] are asked for beside v[j].
 template <int R, int V, class T>
-void value_tile(const float* p, const void* const* v, int64_t column, int64_t n, int begin, int end, float* part, int64_t pitch) {
+void value_tile(const float* p, const void* const* v, const Ahead& ahead, int64_t column, int64_t n, int begin, int end,
+                float* part, int64_t pitch) {
+  const void* const* const next = ahead.row;
   F32 a[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -156,6 +200,10 @@ void value_tile(const float* p, const void* const* v, int64_t column, int64_t n,
   }
   for (int j = begin; j < end; ++j) {
     const T* const row = static_cast<const T*>(v[j]) + column;
+    if (next != nullptr) {
+      const char* const bytes = static_cast<const char*>(next[j]) + column * ahead.item;
+      for (int64_t i = 0; i < V * kLanes * ahead.item; i += 64) prefetch(bytes + i);
+    }
     F32 x[V];
 #pragma GCC unroll 8
     for (int i = 0; i < V; ++i) x[i] = V == 1 ? load_n(row, n) : load(row + i * kLanes);
@@ -173,18 +221,19 @@ void value_tile(const float* p, const void* const* v, int64_t column, int64_t n,
 }
 
 template <int R, class T>
-void value_rows(const float* p, const void* const* v, int64_t d, int begin, int end, float* part, int64_t pitch) {
+void value_rows(const float* p, const void* const* v, const Ahead& ahead, int64_t d, int begin, int end, float* part,
+                int64_t pitch) {
   if (begin >= end) return;
   constexpr int kWide = R <= 3 ? 4 : 2;
   int64_t c = 0;
-  for (; c + kWide * kLanes <= d; c += kWide * kLanes) value_tile<R, kWide, T>(p, v, c, d - c, begin, end, part, pitch);
+  for (; c + kWide * kLanes <= d; c += kWide * kLanes) value_tile<R, kWide, T>(p, v, ahead, c, d - c, begin, end, part, pitch);
   if constexpr (kWide == 4) {
     if (c + 2 * kLanes <= d) {
-      value_tile<R, 2, T>(p, v, c, d - c, begin, end, part, pitch);
+      value_tile<R, 2, T>(p, v, ahead, c, d - c, begin, end, part, pitch);
       c += 2 * kLanes;
     }
   }
-  for (; c < d; c += kLanes) value_tile<R, 1, T>(p, v, c, d - c, begin, end, part, pitch);
+  for (; c < d; c += kLanes) value_tile<R, 1, T>(p, v, ahead, c, d - c, begin, end, part, pitch);
 }
 
 // f(Rows<R>) for a row count that is only known at run time, 1 … kRowBlock.
@@ -207,7 +256,7 @@ template <class T> void scores_of(Workspace& w, const AttentionShape& a, int row
   const int last = static_cast<int>(ceil_div(end, kLanes));
   for (int g = begin / kLanes; g < last; g += kPack) {
     const int groups = min_of(kPack, last - g);
-    for (int i = 0; i < groups; ++i) pack_keys<T>(w.k, (g + i) * kLanes, begin, end, a.d, w.keys + i * a.d * kLanes);
+    for (int i = 0; i < groups; ++i) pack_keys<T>(w.k, w.v, (g + i) * kLanes, begin, end, a.d, w.keys + i * a.d * kLanes);
     for (int r = 0; r < rows; r += kRowBlock) {
       by_rows(min_of(kRowBlock, rows - r), [&](auto n) {
         score_rows<n.count>(w.q + r * a.pitch, a.pitch, w.keys, a.d, groups, w.scores + r * kChunk + g * kLanes);
@@ -249,16 +298,17 @@ template <class T> void values_of_row(Workspace& w, const AttentionShape& a, con
   const float* const p = w.scores + r * kChunk;
   float* const part = w.part + r * a.pitch;
   const uint8_t* const mask = w.mask[r];
-  if (mask == nullptr) return value_rows<1, T>(p, v, a.d, begin, end, part, a.pitch);
+  if (mask == nullptr) return value_rows<1, T>(p, v, {nullptr, 0}, a.d, begin, end, part, a.pitch);
   for (int j = begin; j < end;) {
     while (j < end && mask[j] != 0) ++j;
     const int run = j;
     while (j < end && mask[j] == 0) ++j;
-    value_rows<1, T>(p, v, a.d, run, j, part, a.pitch);
+    value_rows<1, T>(p, v, {nullptr, 0}, a.d, run, j, part, a.pitch);
   }
 }
 
-template <class T> void values_of(Workspace& w, const AttentionShape& a, const void* const* v, int rows) {
+template <class T>
+void values_of(Workspace& w, const AttentionShape& a, const void* const* v, const Ahead& ahead, int rows) {
   for (int r0 = 0; r0 < rows; r0 += kRowBlock) {
     const int n = min_of(kRowBlock, rows - r0);
     int32_t begin = 0, end = kChunk;  // keys that all rows of the block see
@@ -274,29 +324,44 @@ template <class T> void values_of(Workspace& w, const AttentionShape& a, const v
     }
     for (int r = r0; r < r0 + n; ++r) values_of_row<T>(w, a, v, r, w.lo[r], begin);
     by_rows(n, [&](auto k) {
-      value_rows<k.count, T>(w.scores + r0 * kChunk, v, a.d, begin, end, w.part + r0 * a.pitch, a.pitch);
+      value_rows<k.count, T>(w.scores + r0 * kChunk, v, r0 == 0 ? ahead : Ahead{nullptr, 0}, a.d, begin, end, w.part + r0 * a.pitch, a.pitch);
     });
     for (int r = r0; r < r0 + n; ++r) values_of_row<T>(w, a, v, r, end, w.hi[r]);
   }
 }
 
+// Values from a float32 copy: V is read once a row block, or holds codes that only the careful conversion knows.
+template <class T>
+void values_widened(Workspace& w, const AttentionShape& a, const Ahead& ahead, int rows, int begin, int end) {
+  const void* wide[kChunk];
+  for (int j = begin; j < end; ++j) {
+    float* const row = w.values + j * a.pitch;
+    load_as(static_cast<const T*>(w.v[j]), a.d, row);
+    wide[j] = row;
+  }
+  values_of<float>(w, a, wide, ahead, rows);
+}
+
 // m, l and part of every row for keys [begin, end) of the chunk; w.q, lo, hi, mask, k and v are set.
 template <class T> void chunk_partial(Workspace& w, const AttentionShape& a, int rows, int begin, int end, float scale) {
-  scores_of<T>(w, a, rows, begin, end);
+  constexpr bool kCodes = __is_same(T, e4m3);
+  if (kCodes && !any_nan_e4m3(w.k, begin, end, a.d)) {
+    scores_of<finite_e4m3>(w, a, rows, begin, end);
+  } else {
+    scores_of<T>(w, a, rows, begin, end);
+  }
   for (int r = 0; r < rows; ++r) softmax_row(w, a, r, scale);
   memset(w.part, 0, static_cast<size_t>(rows * a.pitch) * sizeof(float));
-  if constexpr (sizeof(T) < sizeof(float)) {
-    if (rows > kRowBlock) {  // V is read once a row block: widen it once
-      const void* wide[kChunk];
-      for (int j = begin; j < end; ++j) {
-        float* const row = w.values + j * a.pitch;
-        load_as(static_cast<const T*>(w.v[j]), a.d, row);
-        wide[j] = row;
-      }
-      return values_of<float>(w, a, wide, rows);
-    }
+  const Ahead ahead{w.next[begin] != nullptr ? w.next : nullptr, sizeof(T)};
+  if constexpr (__is_same(T, float)) {
+    values_of<float>(w, a, w.v, ahead, rows);
+  } else if (rows > kRowBlock || (kCodes && any_nan_e4m3(w.v, begin, end, a.d))) {
+    values_widened<T>(w, a, ahead, rows, begin, end);
+  } else if constexpr (kCodes) {
+    values_of<finite_e4m3>(w, a, w.v, ahead, rows);
+  } else {
+    values_of<T>(w, a, w.v, ahead, rows);
   }
-  values_of<T>(w, a, w.v, rows);
 }
 
 // Joins one more chunk's (m, l, part) to a row's running (top, total, acc). Always in ascending order of chunks.

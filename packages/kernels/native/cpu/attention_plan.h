@@ -187,6 +187,20 @@ template <class T, class Source> class Attention {
     chunk_partial<T>(w, c_.shape, t.rows, begin, end, scale);
   }
 
+  // Addresses of the keys of a coming chunk, for w.next: as many as there are, the last one repeated. None for tiles that
+  // compute longer than their keys take to come, or where there is nothing ahead.
+  void look_ahead(Workspace& w, const Task* t, int64_t index) const {
+    int64_t count = 0;
+    if (t != nullptr && t->rows <= kFewRows && index < t->first_chunk + t->chunks) {
+      const Sequence s = source_.sequence(t->sequence);
+      const int64_t lo = max_of(source_.keys_of(s, t->row / group_).lo, index * kChunk);
+      const int64_t hi = min_of(source_.keys_of(s, (t->row + t->rows - 1) / group_).hi, (index + 1) * kChunk);
+      const void* values[kChunk];
+      if (lo < hi && source_.rows(t->sequence, t->kv_head, lo, hi, w.next, values)) count = hi - lo;
+    }
+    for (int64_t j = count; j < kChunk; ++j) w.next[j] = count > 0 ? w.next[count - 1] : nullptr;
+  }
+
   void reset(Workspace& w, const Task& t) const {
     memset(w.acc, 0, static_cast<size_t>(t.rows * c_.shape.pitch) * sizeof(float));
     for (int r = 0; r < t.rows; ++r) {
@@ -216,6 +230,9 @@ template <class T, class Source> class Attention {
         load_queries(w, t);
         reset(w, t);
         for (int64_t k = 0; k < t.chunks && !ctx_.cancelled(); ++k) {
+          const bool last = k + 1 == t.chunks;
+          const Task* const ahead = !last ? &t : i + ctx_.threads() < count_ ? &tasks_[i + ctx_.threads()] : nullptr;
+          look_ahead(w, ahead, last && ahead != nullptr ? ahead->first_chunk : t.first_chunk + k + 1);
           chunk(w, t, t.first_chunk + k);
           for (int r = 0; r < t.rows; ++r) {
             const int64_t offset = r * c_.shape.pitch;
@@ -240,6 +257,8 @@ template <class T, class Source> class Attention {
       for (int64_t i = begin; i < end; ++i) {
         const Task& t = tasks_[units[i].task];
         load_queries(w, t);
+        const Unit* const ahead = i + ctx_.threads() < units_ ? &units[i + ctx_.threads()] : nullptr;
+        look_ahead(w, ahead == nullptr ? nullptr : &tasks_[ahead->task], ahead == nullptr ? 0 : tasks_[ahead->task].first_chunk + ahead->chunk);
         chunk(w, t, t.first_chunk + units[i].chunk);
         float* const part = parts_ + t.part + units[i].chunk * part_floats(t);
         const size_t row_bytes = static_cast<size_t>(t.rows) * sizeof(float);
@@ -267,6 +286,7 @@ template <class T, class Source> class Attention {
   }
 
   static constexpr int64_t kMostParts = 16 << 20;  // floats
+  static constexpr int kFewRows = 16;              // up to here memory is waited for
 
   Context& ctx_;
   const AttentionCall& c_;
