@@ -54,6 +54,7 @@ struct Problem {
   const float* x_scale;
   int w_granularity, x_granularity;
   bool scaled;  // block scales on either side
+  bool plain;   // y is the rounded sums
 };
 
 // ---- y from sums ----
@@ -63,11 +64,15 @@ OCTET_INLINE F32 load_either(const TensorArg& t, int64_t at, int64_t n) {
 }
 
 // Columns [n0, n0 + count) of row m.
-template <class Y> OCTET_INLINE void finish_row(const Problem& p, int64_t m, int64_t n0, int count, const float* sums) {
+template <class Y, bool kPlain> OCTET_INLINE void finish_row(const Problem& p, int64_t m, int64_t n0, int count, const float* sums) {
   Y* y = p.y->as<Y>() + m * p.y->row_stride + n0;
   for (int i = 0; i < count; i += kLanes) {
     const int64_t left = count - i;
     F32 v = load_n(sums + i, left);
+    if constexpr (kPlain) {
+      store_n(y + i, v, left);
+      continue;
+    }
     if (p.w_granularity == kRow) v = v * load_n(p.w_scale + n0 + i, left);
     else if (p.w_granularity == kTensor) v = v * set1(p.w_scale[0]);
     if (p.x_granularity == kRow) v = v * set1(p.x_scale[m]);
@@ -80,7 +85,11 @@ template <class Y> OCTET_INLINE void finish_row(const Problem& p, int64_t m, int
 
 // `sums` holds rows of `pitch` floats.
 template <class Y> void finish_tile(const Problem& p, int64_t m0, int rows, int64_t n0, int count, const float* sums, int pitch) {
-  for (int r = 0; r < rows; ++r) finish_row<Y>(p, m0 + r, n0, count, sums + r * pitch);
+  if (p.plain) {
+    for (int r = 0; r < rows; ++r) finish_row<Y, true>(p, m0 + r, n0, count, sums + r * pitch);
+  } else {
+    for (int r = 0; r < rows; ++r) finish_row<Y, false>(p, m0 + r, n0, count, sums + r * pitch);
+  }
 }
 
 void finish(const Problem& p, int64_t m0, int rows, int64_t n0, int count, const float* sums, int pitch) {
@@ -192,10 +201,12 @@ template <class Unit, class W, bool kScaled> class Task {
   }
 
   template <int kRows> static void stream_rows(const Problem& p, const Shape<Unit>& s, const Range& r) {
-    constexpr int kStep = Unit::kStep * (int)sizeof(W);
-    if (s.cached) return stream<kRows, tile_columns(kRows, kScaled)>(p, s, r);
-    if (p.K * (int64_t)sizeof(W) > kLongRow) return stream<kRows, stream_columns(kStep, true)>(p, s, r);
-    return stream<kRows, stream_columns(kStep, false)>(p, s, r);
+    [[maybe_unused]] constexpr int kStep = Unit::kStep * (int)sizeof(W);
+    if constexpr (!kScaled) {
+      if (!s.cached && p.K * (int64_t)sizeof(W) > kLongRow) return stream<kRows, stream_columns(kStep, true)>(p, s, r);
+      if (!s.cached) return stream<kRows, stream_columns(kStep, false)>(p, s, r);
+    }
+    return stream<kRows, tile_columns(kRows, kScaled)>(p, s, r);
   }
 
   // At most kTileRows rows: each weight is read once, straight from its own storage.
@@ -218,14 +229,23 @@ template <class Unit, class W, bool kScaled> class Task {
     }
   }
 
-  template <int kAsk>
-  static void any_rows(int rows, const Element* x, const TileWeights<Element>& t, LineCursor& ahead, const BlockScales& scales, float* sums, bool add) {
+  // A tile of a blocked task. Only whole tiles ask for lines: a partial one is the last of its panel.
+  static void any_tile(int rows, int64_t ask, const Element* x, const TileWeights<Element>& t, LineCursor& ahead, const BlockScales& scales, float* sums, bool add) {
     switch (rows) {
-      case 1: return tile<Unit, Element, 1, kWide, kScaled, kAsk>(x, t, ahead, scales, sums, add);
-      case 2: return tile<Unit, Element, 2, kWide, kScaled, kAsk>(x, t, ahead, scales, sums, add);
-      case 3: return tile<Unit, Element, 3, kWide, kScaled, kAsk>(x, t, ahead, scales, sums, add);
-      default: return tile<Unit, Element, 4, kWide, kScaled, kAsk>(x, t, ahead, scales, sums, add);
+      case 1: return tile<Unit, Element, 1, kWide, kScaled, 0>(x, t, ahead, scales, sums, add);
+      case 2: return tile<Unit, Element, 2, kWide, kScaled, 0>(x, t, ahead, scales, sums, add);
+      case 3: return tile<Unit, Element, 3, kWide, kScaled, 0>(x, t, ahead, scales, sums, add);
+      default: break;
     }
+    if constexpr (kNative) {
+      switch (ask) {
+        case 1: return tile<Unit, Element, 4, kWide, kScaled, 1>(x, t, ahead, scales, sums, add);
+        case 2: return tile<Unit, Element, 4, kWide, kScaled, 2>(x, t, ahead, scales, sums, add);
+        case 3: return tile<Unit, Element, 4, kWide, kScaled, 3>(x, t, ahead, scales, sums, add);
+        default: break;
+      }
+    }
+    return tile<Unit, Element, 4, kWide, kScaled, 0>(x, t, ahead, scales, sums, add);
   }
 
   // Many rows: a panel of weight rows stays in L1 while the tiles of x pass over it from L2; the first tiles also ask
@@ -259,12 +279,7 @@ template <class Unit, class W, bool kScaled> class Task {
           float* sums = p.K > Unit::kChunk ? next_sums : one;
           const Element* x = s.x + m * s.padded + k * rows;
           const BlockScales scales = scales_at(p, m, k);
-          switch (kNative && ask && i * per_step < kWide ? per_step : 0) {
-            case 1: any_rows<1>(rows, x, t, ahead, scales, sums, k != 0); break;
-            case 2: any_rows<2>(rows, x, t, ahead, scales, sums, k != 0); break;
-            case 3: any_rows<3>(rows, x, t, ahead, scales, sums, k != 0); break;
-            default: any_rows<0>(rows, x, t, ahead, scales, sums, k != 0);
-          }
+          any_tile(rows, ask && i * per_step < kWide ? per_step : 0, x, t, ahead, scales, sums, k != 0);
           if (k + length == p.K) finish(p, m, rows, n, source.columns, sums, kWide);
           next_sums += kTileRows * kWide;
         }
@@ -369,6 +384,8 @@ Status op_linear(const OpCall& call, Context& ctx) {
   p.w_scale = call.t[2].as<const float>();
   p.x_scale = call.t[6].as<const float>();
   p.scaled = p.w_granularity >= kBlocks1 || p.x_granularity >= kBlocks1;
+  const auto whole = [](int granularity) { return granularity == kTensor || granularity == kRow; };
+  p.plain = !*p.bias && !*p.residual && !whole(p.w_granularity) && !whole(p.x_granularity);
   if (p.M == 0 || p.N == 0) return Status::ok;
   if (p.K == 0) {
     finish_empty(p);

@@ -116,7 +116,7 @@ OCTET_INLINE void tile_span(const typename Unit::Element* x, const W* const (&w)
       if constexpr (kWatched) {
         OCTET_UNROLL for (int n = 0; n < kColumns; ++n) watch[n].line(w[n] + k);
       }
-      OCTET_UNROLL for (int64_t i = 0; i < kLine; i += kGroup) {
+      _Pragma("GCC unroll 2") for (int64_t i = 0; i < kLine; i += kGroup) {
         tile_group<Unit, W, kRows, kColumns, kWatched ? Read::watched : Read::whole>(x + (k + i) * kRows, w, k + i, kGroup, acc);
       }
     }
