@@ -73,6 +73,32 @@ function* cases(): Generator<ContractCase> {
   }
 }
 
+/**
+ * Inputs whose product with a given scale falls on a tie between two codes, or an ulp beside it: only the right product,
+ * rounded once, gives the right code.
+ */
+function* ties(): Generator<ContractCase> {
+  for (const data of FP8) {
+    for (const granularity of GRANULARITIES) {
+      const at: Axes = { x: 'f32', data, granularity, N: 32, K: 300, scale: 'given', powerOf2: false, epsilon: 0 }
+      yield {
+        name: `data=${data} granularity=${granularity} values=ties`,
+        quick: true,
+        make(random) {
+          const { shape, of } = scaleIndex(granularity, at.N, at.K)
+          const scale = host('f32', shape, () => 0.5 + random.uniform())
+          const steps = data === 'e4m3' ? 8 : 4
+          const x = host('f32', [at.N, at.K], (i) => {
+            const tie = ((steps + random.below(steps) + 0.5) / steps) * 2 ** (random.below(12) - 6)
+            return (random.uniform() < 0.5 ? -tie : tie) / scale.values[of(Math.floor(i / at.K), i % at.K)]!
+          })
+          return build(x, scale, at, 'plain')
+        },
+      }
+    }
+  }
+}
+
 function* perf(): Generator<PerfCase> {
   for (const granularity of GRANULARITIES) {
     const [N, K] = [1024, 2048]
@@ -87,6 +113,9 @@ export const quantize: OpContract = {
   tolerance: 'exact: the same codes and scales',
   bytes: ({ N = 1, K = 1 }) => N * K * (itemSize('f32') + 1),
   flops: ({ N = 1, K = 1 }) => 2 * N * K,
-  cases,
+  *cases() {
+    yield* cases()
+    yield* ties()
+  },
   perf,
 }

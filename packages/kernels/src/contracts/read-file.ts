@@ -46,7 +46,7 @@ function* cases(): Generator<ContractCase> {
   for (const { name, at } of product({ out: DTYPES, count: [0, 1, 5, 1000, LARGE], offset: [0, 1, 4097] })) {
     yield {
       name,
-      quick: sampled(index++, at.count === LARGE ? 9 : 2),
+      quick: at.count === LARGE ? at.out === 'u8' && at.offset === 4097 : sampled(index++, 2),
       make(random) {
         const bytes = Uint8Array.from({ length: at.offset + at.count * itemSize(at.out) + 3 }, () => random.below(128))
         return run(bytes, at.offset, at.out, at.count)

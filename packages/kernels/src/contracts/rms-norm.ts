@@ -33,6 +33,24 @@ function* cases(): Generator<ContractCase> {
   }
 }
 
+/** Rows enough for all threads to be at work at once. */
+function* busy(): Generator<ContractCase> {
+  const at = { x: 'f32', weight: 'f32', out: 'f32', D: 2048, values: 'normal', placement: 'plain', residual: 'inout' } as const
+  yield {
+    name: 'x=f32 N=400 D=2048',
+    quick: true,
+    make(random) {
+      const { weight, sums, inputs, outputs, sumOutput } = arrange(random, at, 400)
+      return {
+        inputs,
+        outputs,
+        call: (t) => void op({ x: t.x!, weight: t.weight!, eps: 1e-6, ...optional(t) }),
+        expected: () => ({ out: { ...byRows(sums, at.D, (s) => rmsRow(s, weight.values, 1e-6, false, null)), rms: 4 }, ...sumOutput() }),
+      }
+    },
+  }
+}
+
 function* perf(): Generator<PerfCase> {
   for (const [N, D] of [[1, 2048], [1, 3072], [512, 2048]] as const) {
     yield {
@@ -54,7 +72,10 @@ export const rmsNorm: OpContract = {
   tolerance: 'log2(D) / 2 + 10 units of 2^-24 relative, and the rounding to out',
   bytes: ({ N = 1, D = 1 }) => (2 * N * D + D) * itemSize('f32'),
   flops: ({ N = 1, D = 1 }) => 4 * N * D,
-  cases,
+  *cases() {
+    yield* cases()
+    yield* busy()
+  },
   perf,
   *invariance(): Generator<InvarianceCase> {
     for (const D of [7, 64, 2048, 5000]) {
