@@ -54,6 +54,9 @@ function checkPackage(pkg) {
   }
 }
 
+for (const path of (await mustRun('git', ['ls-files', '-z', '--cached', '--ignored', '--exclude-standard'])).split('\0').filter((path) => path !== '')) {
+  faults.push(`${path}: .gitignore leaves it out, yet it is tracked`)
+}
 const tracked = (await mustRun('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'])).split('\0').filter((path) => path !== '' && existsSync(join(root, path)))
 for (const path of tracked) {
   const { size } = statSync(join(root, path))

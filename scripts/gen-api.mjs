@@ -23,8 +23,10 @@ function withoutPrivates(node) {
 function printDeclaration(declaration) {
   // `export declare const a, b`: the statement names the kind, the declaration the type.
   const node = ts.isVariableDeclaration(declaration) ? declaration.parent.parent : declaration
-  return printer.printNode(ts.EmitHint.Unspecified, withoutPrivates(node), node.getSourceFile())
+  const text = printer.printNode(ts.EmitHint.Unspecified, withoutPrivates(node), node.getSourceFile())
     .replace(/^export /, '').replace(/^declare /, '')
+  // The compiler quotes a literal type as the source does or its own way, depending on what it built before.
+  return text.replace(/"([^"'\\\n]*)"/g, "'$1'")
 }
 
 function describeExport(checker, symbol, pkg) {

@@ -48,6 +48,17 @@ const isBiases = (v: unknown): boolean =>
 const isStrings = (v: unknown): boolean =>
   (typeof v === 'string' && v !== '') || (Array.isArray(v) && v.every((s) => typeof s === 'string' && s !== ''))
 
+
+const earlyStopping: FieldSpec = { kind: 'earlyStopping', expected: "true, false or 'never'", accepts: (v) => typeof v === 'boolean' || v === 'never' }
+const strings: FieldSpec = { kind: 'strings', expected: 'a non-empty string or a list of them', accepts: isStrings }
+const idLists: FieldSpec = { kind: 'json', expected: 'a list of lists of token ids', accepts: isIdLists }
+const biases: FieldSpec = { kind: 'json', expected: 'a list of [token ids, bias] pairs', accepts: isBiases }
+const decay: FieldSpec = {
+  kind: 'json',
+  expected: 'a pair [first token, factor > 0]',
+  accepts: (v) => Array.isArray(v) && v.length === 2 && isInt(v[0]) && isNumber(v[1]) && v[1] > 0,
+}
+
 const OUTPUTS = 'generation returns tokens, texts and beam scores only; `logits` gives the rest'
 const ASSISTED = 'assisted decoding is not part of Octet'
 const DIVERSE = 'transformers has moved diverse beam search out of its library'
@@ -57,11 +68,9 @@ export const GENERATION_FIELDS = {
   maxNewTokens: int(1),
   minLength: int(0),
   minNewTokens: int(0),
-  earlyStopping: {
-    kind: 'earlyStopping', expected: "true, false or 'never'", accepts: (v: unknown) => typeof v === 'boolean' || v === 'never',
-  },
+  earlyStopping,
   maxTime: positive,
-  stopStrings: { kind: 'strings', expected: 'a non-empty string or a list of them', accepts: isStrings },
+  stopStrings: strings,
   doSample: boolean,
   numBeams: int(1),
   temperature: number('a number ≥ 0', (v) => v >= 0),
@@ -77,17 +86,13 @@ export const GENERATION_FIELDS = {
   lengthPenalty: number('a finite number', () => true),
   noRepeatNgramSize: int(0),
   encoderNoRepeatNgramSize: int(0),
-  badWordsIds: { kind: 'json', expected: 'a list of lists of token ids', accepts: isIdLists },
-  sequenceBias: { kind: 'json', expected: 'a list of [token ids, bias] pairs', accepts: isBiases },
+  badWordsIds: idLists,
+  sequenceBias: biases,
   renormalizeLogits: boolean,
   forcedBosTokenId: id,
   forcedEosTokenId: ids,
   removeInvalidValues: boolean,
-  exponentialDecayLengthPenalty: {
-    kind: 'json',
-    expected: 'a pair [first token, factor > 0]',
-    accepts: (v: unknown) => Array.isArray(v) && v.length === 2 && isInt(v[0]) && isNumber(v[1]) && v[1] > 0,
-  },
+  exponentialDecayLengthPenalty: decay,
   suppressTokens: idList,
   beginSuppressTokens: idList,
   numReturnSequences: int(1),
