@@ -30,7 +30,7 @@ template <class T> __global__ void ref(const T* w, const T* x, const float* ws, 
 }
 template <class T, int TOK, int C> void run(int M, int N, int K, bool pdl) {
   using S = GemmDecodeShape<T, TOK, C>;
-  auto kern = gemm_decode<T, TOK, C>;
+  auto kern = gemm_decode<T, __nv_bfloat16, TOK, C>;
   CK(cudaFuncSetAttribute(kern, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem));
   int sms; CK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
   int copies = std::max<int64_t>(2, std::min<int64_t>(20, 260000000ll / ((int64_t)N * K * sizeof(T)) + 1));

@@ -1,7 +1,7 @@
 // gemm_decode: y[m,n] = (sum_k w[n,k] * x[m,k]) * w_scale[n] * x_scale[m] + bias[n] + residual[m,n]
 // Shapes   w [N,K] row-major, x [M,K] row-major, y [M,N] with row stride ldy; 1 <= M <= kTokens, any N, K*size % 16 == 0
-// Dtypes   w and x both e4m3 (scales f32 per weight row and per token) or both bf16 (scales absent); y bf16; accumulate
-//          f32. Hopper's e4m3 accumulator keeps about 14 bits, so partial sums are promoted to f32 every 128 bytes of K.
+// Dtypes   w and x both e4m3 (scales f32 per weight row and per token) or both bf16 (scales absent); y bf16, or f32 without
+//          bias and residual (logits); accumulate f32. Hopper's e4m3 accumulator keeps about 14 bits, so partial sums are promoted to f32 every 128 bytes of K.
 // Traffic  N*K*size + M*K*size + 2*M*N.  Floor 49152x3072 e4m3, M=64: 157 MB / 4.55 TB/s = 34.6 us
 // Launch   min(SMs, work) persistent blocks: one producer warp, two or four consumer warpgroups of 64
 //          weight rows each (four halve the activation traffic from L2).
@@ -23,7 +23,7 @@ struct GemmDecodeArgs {
   int w_scale_stride, x_scale_stride;
   const __nv_bfloat16* bias;         // [N] or nullptr
   const __nv_bfloat16* residual;     // [M,N] at ldy, or nullptr; may be y itself
-  __nv_bfloat16* y;
+  void* y;                           // bf16, or f32 where there is neither bias nor residual
   int64_t ldy;
   float* partial;                    // [blocks][2][kConsumers][kTokens/2][128] f32: cut tiles, by block, slot, warpgroup, register, thread
   uint32_t* arrivals;                // [tiles][kConsumers], zero before and after
@@ -90,10 +90,28 @@ __device__ __forceinline__ void produce(const CUtensorMap* wmap, const CUtensorM
   }
 }
 
+// Scales and stores one warpgroup's 64 x kTokens block in float32: eight lanes hold a whole 32-byte sector.
+template <int kTokens> __device__ __forceinline__ void store_tile_f32(const float (&acc)[kTokens / 2], const GemmDecodeArgs& a, int row0) {
+  const int warp = (threadIdx.x & 127) >> 5, lane = threadIdx.x & 31;
+  const int n0 = row0 + warp * 16 + (lane >> 2), n1 = n0 + 8;
+  const float ws0 = a.w_scale && n0 < a.n ? a.w_scale[n0 * a.w_scale_stride] : 1.f, ws1 = a.w_scale && n1 < a.n ? a.w_scale[n1 * a.w_scale_stride] : 1.f;
+  float* y = static_cast<float*>(a.y) + (lane & 3) * 2 * a.ldy + n0;
+#pragma unroll
+  for (int i = 0; i < kTokens / 4; ++i) {
+    const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1), k = (i >> 1) * 4 + (i & 1);
+    if (c >= a.m) return;
+    const float xs = a.x_scale ? a.x_scale[c * a.x_scale_stride] : 1.f;
+    if (n0 < a.n) y[0] = acc[k] * (ws0 * xs);
+    if (n1 < a.n) y[8] = acc[k + 2] * (ws1 * xs);
+    y += (i & 1) ? 7 * a.ldy : a.ldy;
+  }
+}
+
 // Scales, adds bias and residual, and stores one warpgroup's 64 x kTokens block through shared memory, so that each
 // token's 64 outputs leave as one 128-byte line.
-template <int kTokens>
+template <class Y, int kTokens>
 __device__ __forceinline__ void store_tile(const float (&acc)[kTokens / 2], const GemmDecodeArgs& a, int row0, int wg, __nv_bfloat16* out) {
+  if constexpr (sizeof(Y) == 4) return store_tile_f32<kTokens>(acc, a, row0);
   constexpr int kPitch = 64 + 8;
   const int tid = threadIdx.x & 127, warp = tid >> 5, lane = tid & 31;
   const int r = warp * 16 + (lane >> 2);
@@ -130,7 +148,7 @@ __device__ __forceinline__ void store_tile(const float (&acc)[kTokens / 2], cons
     const int c = i >> 3, piece = (i & 7) * 8;
     if (c >= a.m) break;
     const __nv_bfloat16* src = out + c * kPitch + piece;
-    __nv_bfloat16* dst = a.y + c * a.ldy + row0 + piece;
+    __nv_bfloat16* dst = static_cast<__nv_bfloat16*>(a.y) + c * a.ldy + row0 + piece;
     if (wide) {
       *reinterpret_cast<uint4*>(dst) = *reinterpret_cast<const uint4*>(src);
     } else {
@@ -140,7 +158,7 @@ __device__ __forceinline__ void store_tile(const float (&acc)[kTokens / 2], cons
   named_barrier(1 + wg, 128);  // the next tile writes `out` again
 }
 
-template <class T, int kTokens, int kConsumers>
+template <class T, class Y, int kTokens, int kConsumers>
 __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages, uint64_t* full, uint64_t* empty, __nv_bfloat16* out, uint32_t* flag) {
   using S = GemmDecodeShape<T, kTokens, kConsumers>;
   constexpr int kRegs = kTokens / 2;
@@ -185,7 +203,7 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
     const int row0 = tile * S::kTileRows + wg * 64;
     __nv_bfloat16* wg_out = out + wg * kTokens * S::kOutPitch;
     if (kb0 == 0 && kb1 == a.k_blocks) {
-      store_tile<kTokens>(acc, a, row0, wg, wg_out);
+      store_tile<Y, kTokens>(acc, a, row0, wg, wg_out);
       continue;
     }
     // A cut tile: slot 0 holds a piece that started inside the tile, slot 1 one that ran past the end of the run.
@@ -226,13 +244,13 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
           for (int i = 0; i < kRegs; ++i) acc[i] += b + j <= last ? piece[j][i] : 0.f;
         }
       }
-      store_tile<kTokens>(acc, a, row0, wg, wg_out);
+      store_tile<Y, kTokens>(acc, a, row0, wg, wg_out);
     }
     named_barrier(1 + wg, 128);  // flag is read by all before the next cut tile writes it
   }
 }
 
-template <class T, int kTokens, int kConsumers>
+template <class T, class Y, int kTokens, int kConsumers>
 __global__ void __launch_bounds__(128 * (kConsumers + 1), 1)
     gemm_decode(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap, const GemmDecodeArgs a) {
   using S = GemmDecodeShape<T, kTokens, kConsumers>;
@@ -258,7 +276,7 @@ __global__ void __launch_bounds__(128 * (kConsumers + 1), 1)
     if (threadIdx.x == 0) produce<T, kTokens, kConsumers>(&wmap, &xmap, a, stages, full, empty);
   } else {
     reg_alloc<kConsumers == 2 ? 232 : 112>();
-    consume<T, kTokens, kConsumers>(a, stages, full, empty, out, flag);
+    consume<T, Y, kTokens, kConsumers>(a, stages, full, empty, out, flag);
   }
 }
 

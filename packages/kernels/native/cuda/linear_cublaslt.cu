@@ -1,4 +1,5 @@
-// linear through cuBLASLt: large GEMMs in bf16, f32 (no TF32) and e4m3 with one scale or one per row of each side.
+// linear through cuBLASLt: large GEMMs in bf16 (to bf16 or f32), f32 (no TF32) and e4m3 (to bf16) with one scale or one per
+// row of each side.
 #include "cublaslt.h"
 #include "linear_args.h"
 
@@ -24,14 +25,16 @@ static bool lt_gemm(const LinearArgs& a, LtGemm* g) {
     if (a.x_granularity == Granularity::tensor) g->scale = LtScale::scalar;
     else if (a.x_granularity == Granularity::row) g->scale = LtScale::outer_vector;
     else return false;
-  } else if (a.x->dtype != a.weight->dtype || a.out->dtype != a.x->dtype || a.weight_granularity != Granularity::none) {
+  } else if (a.x->dtype != a.weight->dtype || a.weight_granularity != Granularity::none) {
+    return false;
+  } else if (a.out->dtype != a.x->dtype && (a.x->dtype != DType::bf16 || a.out->dtype != DType::f32 || *a.bias || *a.residual)) {
     return false;
   }
   if (*a.bias && a.bias->dtype != a.out->dtype) return false;
   if (*a.residual && (a.residual->dtype != a.out->dtype || stride_of(*a.residual) != g->ldy)) return false;
   const int64_t item = fp8 ? 1 : a.x->dtype == DType::bf16 ? 2 : 4;
   const auto aligned = [](const TensorArg& t, int64_t bytes) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && stride_of(t) * bytes % 16 == 0; };
-  return a.k * item % 16 == 0 && aligned(*a.x, item) && aligned(*a.weight, item) && aligned(*a.out, fp8 ? 2 : item) && a.m > 0 && a.n > 0 && a.k > 0;
+  return a.k * item % 16 == 0 && aligned(*a.x, item) && aligned(*a.weight, item) && aligned(*a.out, a.out->dtype == DType::f32 ? 4 : 2) && a.m > 0 && a.n > 0 && a.k > 0;
 }
 
 bool fits_cublaslt(const OpCall& call, const DeviceInfo& device) {

@@ -11,14 +11,14 @@ constexpr int kDecodeTokens = 128;  // above this the large GEMM reads the weigh
 inline bool decode_shape_fits(const LinearArgs& a, int item) {
   const auto aligned = [](const TensorArg& t, int64_t bytes) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && stride_of(t) * bytes % 16 == 0; };
   return a.m >= 1 && a.m <= kDecodeTokens && a.n >= 1 && a.k >= 1 && a.k * item % 16 == 0 && aligned(*a.x, item) && aligned(*a.weight, item) &&
-         a.out->dtype == DType::bf16 && (!*a.residual || (a.residual->dtype == DType::bf16 && stride_of(*a.residual) == stride_of(*a.out))) &&
-         (!*a.bias || a.bias->dtype == DType::bf16);
+         (a.out->dtype == DType::bf16 || (a.out->dtype == DType::f32 && !*a.residual && !*a.bias)) &&
+         (!*a.residual || (a.residual->dtype == DType::bf16 && stride_of(*a.residual) == stride_of(*a.out))) && (!*a.bias || a.bias->dtype == DType::bf16);
 }
 
-template <class T, int kTokens> Status launch_decode(const LinearArgs& a, CudaContext& ctx) {
+template <class T, class Y, int kTokens> Status launch_decode_as(const LinearArgs& a, CudaContext& ctx) {
   using namespace sm90;
   using S = GemmDecodeShape<T, kTokens, 2>;
-  const auto kernel = gemm_decode<T, kTokens, 2>;
+  const auto kernel = gemm_decode<T, Y, kTokens, 2>;
   static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem) == cudaSuccess;
   CUtensorMap wmap, xmap;
   if (!ready || !encode_rows(&wmap, a.weight->data, sizeof(T), a.n, a.k, stride_of(*a.weight), S::kTileRows, kBlockBytes) ||
@@ -36,7 +36,7 @@ template <class T, int kTokens> Status launch_decode(const LinearArgs& a, CudaCo
   g.x_scale_stride = a.x_granularity == Granularity::row;
   g.bias = a.bias->as<const __nv_bfloat16>();
   g.residual = a.residual->as<const __nv_bfloat16>();
-  g.y = a.out->as<__nv_bfloat16>();
+  g.y = a.out->data;
   g.ldy = stride_of(*a.out);
   const int64_t units = static_cast<int64_t>(g.tiles) * g.k_blocks;
   const int blocks = static_cast<int>(units < ctx.device().sms ? units : ctx.device().sms);
@@ -54,6 +54,10 @@ template <class T, int kTokens> Status launch_decode(const LinearArgs& a, CudaCo
   config.attrs = &overlap;
   config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, kernel, wmap, xmap, g) == cudaSuccess ? Status::ok : Status::internal;
+}
+
+template <class T, int kTokens> Status launch_decode(const LinearArgs& a, CudaContext& ctx) {
+  return a.out->dtype == DType::f32 ? launch_decode_as<T, float, kTokens>(a, ctx) : launch_decode_as<T, __nv_bfloat16, kTokens>(a, ctx);
 }
 
 // One instance per token bucket; which one depends on M alone, and results do not depend on which.
