@@ -1,4 +1,5 @@
 import { openDevice, type Device } from '@octet-llm/kernels'
+import { InferenceParams } from '@octet-llm/kv-cache'
 import type { DecoderForCausalLM } from '@octet-llm/transformer'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { GENERATION_DEFAULTS } from './config/generation-config.js'
@@ -181,6 +182,27 @@ describe('the engine with recorded steps', () => {
     expect(bad).toMatchObject({ failed: true, error: new Error('listener') })
     expect(good.outcomes[0]!.tokens).toEqual((await alone([request(2)]))[0])
     engine.dispose()
+  })
+
+  it('keeps one window open while nobody waits, and ends it for one who does', async () => {
+    const begun = vi.spyOn(InferenceParams.prototype, 'beginDecode')
+    try {
+      const engine = new Engine(model, { maxBatchSize: 2, maxSequenceLength: 64, stepsPerSync: 4 })
+      const first = engine.add(request(0, { maxNewTokens: 50 }))
+      for (let i = 0; i < 20; i++) await engine.step()
+      expect(begun).toHaveBeenCalledTimes(1)
+      const second = engine.add(request(1, { maxNewTokens: 10 }))
+      // The four steps that are enqueued, then its prefill.
+      for (let i = 0; i < 5; i++) await engine.step()
+      expect(second.prefilled).toBe(true)
+      while (await engine.step());
+      // Both, then the first alone in a window of one row.
+      expect(begun.mock.calls.map(([, width]) => width)).toEqual([1, 2, 1])
+      expect([first, second].map((h) => h.outcomes[0]!.tokens)).toEqual(await alone([request(0, { maxNewTokens: 50 }), request(1, { maxNewTokens: 10 })]))
+      engine.dispose()
+    } finally {
+      begun.mockRestore()
+    }
   })
 
   it('holds as many tokens as its pages allow: a window reserves no more than a row can become', async () => {

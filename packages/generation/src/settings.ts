@@ -49,7 +49,7 @@ export interface CallOptions extends GenerationOptions {
   readonly maxPromptLength?: number
   /** Decode by recorded steps (CUDA graphs on a GPU) where the model can be recorded. Default true; the tokens are the same. */
   readonly graphs?: boolean
-  /** Recorded steps enqueued at once where nothing needs the host between them. Default 8; on a CPU 2 where EOS may end a row. */
+  /** Recorded steps enqueued ahead where nothing needs the host between them. Default 8; on a CPU 2 where EOS may end a row. */
   readonly stepsPerSync?: number
 }
 

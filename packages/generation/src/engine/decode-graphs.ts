@@ -79,25 +79,23 @@ export class DecodeGraphs {
   }
 
   /**
-   * Enqueues `steps` decode steps. Needs an open window of the cache, `decode`, whose rows are `rows`.
-   * @returns for each step the rows' new tokens, -1 where a row had stopped before it
+   * Uploads the state before the first step of an open window of the cache, `decode`, whose rows are `rows`.
+   * @returns enqueues one step, and gives the rows' new tokens, -1 where a row had stopped before it
    */
-  run(rows: readonly DecodeRow[], decode: DecodeRows, steps: number): Promise<Int32Array>[] {
+  start(rows: readonly DecodeRow[], decode: DecodeRows): () => Promise<Int32Array> {
     const selecting = [...new Set(rows.map((row) => keyOf(row.selection)))]
     const groups = this.#groupsOf(rows, selecting, decode)
     this.#upload(rows, decode.width, (row) => groups.get(keyOf(row.selection))!.group)
     const { out } = this.#viewsOf(decode.width)
     const model = this.#modelGraph(decode)
-    const tokens: Promise<Int32Array>[] = []
-    for (let i = 0; i < steps; i++) {
+    return () => {
       model.replay()
       for (const { graph } of groups.values()) graph.replay()
       const read = out.toInt32Array()
       // Whoever leaves a window early never looks at the reads that are left.
       read.catch(() => undefined)
-      tokens.push(read)
+      return read
     }
-    return tokens
   }
 
   /** One step of the model alone, for rows whose tokens the host chooses: f32 [width, V], valid until the next call. */

@@ -11,6 +11,9 @@ export const DEFAULT_STEPS_PER_SYNC = 8
 /** Steps at once on a CPU where a row may end at an EOS id: a step past the end of all rows costs as much as any. */
 const CPU_STEPS_WITH_EOS = 2
 
+/** Steps that a window reserves pages for: as it goes on, each step that arrives is followed by another enqueued one. */
+const WINDOW_STEPS = 64
+
 /** Ways to choose a token that one window serves; each costs an op a step. */
 const MAX_SELECTIONS = 4
 
@@ -34,14 +37,19 @@ interface WindowRow<Owner> {
 
 interface OpenWindow<Owner> {
   readonly rows: readonly WindowRow<Owner>[]
-  readonly reads: readonly Promise<Int32Array>[]
-  next: number
+  readonly width: number
+  readonly enqueue: () => Promise<Int32Array>
+  /** Steps that are enqueued and not taken yet, oldest first. */
+  readonly reads: Promise<Int32Array>[]
+  /** Steps that pages are reserved for beyond the enqueued ones. */
+  left: number
   readonly used: Map<number, number>
 }
 
 /**
  * Decoding by captured steps. Where every row decodes one token a step, a window of steps is enqueued at once and its
- * tokens are taken one step at a time as they arrive; requests come and go between windows.
+ * tokens are taken one step at a time as they arrive. While nobody waits, the window goes on with a new step for each one
+ * taken, so that the device never waits for the host; requests come and go between windows.
  */
 export class DecodeWindows<Owner extends DecodingOwner> {
   readonly #model: CausalLM
@@ -67,10 +75,13 @@ export class DecodeWindows<Owner extends DecodingOwner> {
     return this.#window !== null
   }
 
-  /** One token of each row, from the open window or a new one. False: these requests need a step of another kind. */
-  async step(live: readonly Owner[]): Promise<boolean> {
+  /**
+   * One token of each row, from the open window or a new one. False: these requests need a step of another kind.
+   * @param awaited whether other requests wait for the window to end
+   */
+  async step(live: readonly Owner[], awaited: boolean): Promise<boolean> {
     if (this.#window === null && !(await this.#begin(live))) return false
-    if (this.#window !== null) await this.#take(this.#window)
+    if (this.#window !== null) await this.#take(this.#window, awaited)
     return true
   }
 
@@ -97,15 +108,18 @@ export class DecodeWindows<Owner extends DecodingOwner> {
 
   #launch(graphs: DecodeGraphs, rows: readonly WindowRow<Owner>[], steps: number): void {
     const byId = new Map(rows.map((row) => [row.sequence.id, row]))
-    const decode = this.#params.beginDecode(new Map(rows.map(({ sequence, decoding }) => [sequence.id, Math.min(steps, decoding.remaining)])), bucketOf(rows.length))
+    const longest = Math.max(...rows.map(({ decoding }) => decoding.remaining))
+    const reserved = this.#goesOn(rows) ? Math.max(steps, Math.min(WINDOW_STEPS, longest)) : steps
+    const width = bucketOf(rows.length)
+    const decode = this.#params.beginDecode(new Map(rows.map(({ sequence, decoding }) => [sequence.id, Math.min(reserved, decoding.remaining)])), width)
     const ordered = this.#params.order.map((id) => byId.get(Number(id))!)
-    const reads = graphs.run(ordered.map(decodeRow), decode, steps)
-    this.#window = { rows: ordered, reads, next: 0, used: new Map() }
+    const enqueue = graphs.start(ordered.map(decodeRow), decode)
+    this.#window = { rows: ordered, width, enqueue, reads: Array.from({ length: steps }, enqueue), left: reserved - steps, used: new Map() }
   }
 
-  async #take(window: OpenWindow<Owner>): Promise<void> {
-    const tokens = await window.reads[window.next++]!
-    let live = false
+  async #take(window: OpenWindow<Owner>, awaited: boolean): Promise<void> {
+    const tokens = await window.reads.shift()!
+    let live = 0
     for (const [i, { owner, sequence }] of window.rows.entries()) {
       const token = tokens[i]!
       if (token < 0 || owner.done) continue
@@ -116,9 +130,15 @@ export class DecodeWindows<Owner extends DecodingOwner> {
       } catch (error) {
         owner.fail(error)
       }
-      live ||= !owner.done
+      if (!owner.done) live++
     }
-    if ((live && window.next < window.reads.length) || this.#window !== window) return
+    if (this.#window !== window) return
+    // Once half the rows have ended, a window of fewer rows costs less.
+    if (window.left > 0 && !awaited && live > 0 && bucketOf(live) === window.width) {
+      window.reads.push(window.enqueue())
+      window.left -= 1
+    }
+    if (live > 0 && window.reads.length > 0) return
     this.#params.endDecode(window.used)
     this.#window = null
   }
@@ -156,9 +176,13 @@ export class DecodeWindows<Owner extends DecodingOwner> {
   #stepsFor(rows: readonly WindowRow<Owner>[]): number {
     const hosted = rows.some(({ decoding }) => decoding.needsHost || decoding.selection === null || decoding.eosTokenIds.length > MAX_DEVICE_EOS)
     if (hosted || new Set(rows.map(({ decoding }) => JSON.stringify(decoding.selection))).size > MAX_SELECTIONS) return 0
-    const endsEarly = rows.some(({ decoding }) => decoding.eosTokenIds.length > 0)
-    const wanted = this.#stepsPerSync ?? (this.#model.device.kind === 'cpu' && endsEarly ? CPU_STEPS_WITH_EOS : DEFAULT_STEPS_PER_SYNC)
+    const wanted = this.#stepsPerSync ?? (this.#goesOn(rows) ? DEFAULT_STEPS_PER_SYNC : CPU_STEPS_WITH_EOS)
     return Math.min(wanted, Math.max(...rows.map(({ decoding }) => decoding.remaining)))
+  }
+
+  /** Whether steps behind the one at hand may be enqueued freely. */
+  #goesOn(rows: readonly WindowRow<Owner>[]): boolean {
+    return this.#model.device.kind !== 'cpu' || rows.every(({ decoding }) => decoding.eosTokenIds.length === 0)
   }
 }
 

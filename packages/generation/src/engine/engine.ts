@@ -31,8 +31,8 @@ export interface EngineOptions {
    */
   readonly graphs?: boolean
   /**
-   * Recorded decode steps that are enqueued at once, ≥ 1, where no stop string, criterion or processor needs the host
-   * between them. Requests join and leave between such windows. Default 8; on a CPU 2 where a row may end at an EOS id.
+   * Recorded decode steps that are enqueued ahead, ≥ 1, where no stop string, criterion or processor needs the host
+   * between them. A request that waits joins once they are done. Default 8; on a CPU 2 where a row may end at an EOS id.
    */
   readonly stepsPerSync?: number
 }
@@ -162,7 +162,7 @@ export class Engine {
     this.#stepping = true
     try {
       if (!this.#windows.open) this.#admit()
-      if (this.#live.length > 0 && !(await this.#windows.step(this.#live))) await this.#run()
+      if (this.#live.length > 0 && !(await this.#windows.step(this.#live, this.#waiting.length > 0))) await this.#run()
     } catch (error) {
       for (const entry of this.#live) entry.fail(error)
     } finally {

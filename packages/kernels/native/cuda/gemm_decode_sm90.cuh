@@ -1,7 +1,8 @@
 // gemm_decode: y[m,n] = (sum_k w[n,k] * x[m,k]) * w_scale[n] * x_scale[m] + bias[n] + residual[m,n]
 // Shapes   w [N,K] row-major, x [M,K] row-major, y [M,N] with row stride ldy; 1 <= M <= kTokens, any N, K*size % 16 == 0
 // Dtypes   w and x both e4m3 (scales f32 per weight row and per token) or both bf16 (scales absent); y bf16, or f32 without
-//          bias and residual (logits); accumulate f32. Hopper's e4m3 accumulator keeps about 14 bits, so partial sums are promoted to f32 every 128 bytes of K.
+//          bias and residual (logits); accumulate f32. Hopper's e4m3 accumulator keeps about 14 bits, so partial sums are
+//          promoted to f32 every 128 bytes of K.
 // Traffic  N*K*size + M*K*size + 2*M*N.  Floor 49152x3072 e4m3, M=64: 157 MB / 4.55 TB/s = 34.6 us
 // Launch   min(SMs, work) persistent blocks: one producer warp, two or four consumer warpgroups of 64
 //          weight rows each (four halve the activation traffic from L2).
