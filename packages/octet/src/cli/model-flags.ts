@@ -1,15 +1,18 @@
 import { type Command, Option } from 'commander'
 import { loadModel, type LoadModelOptions } from '../load-model.js'
 import type { LanguageModel } from '../language-model.js'
+import { randomModel } from '../random-model.js'
 import { askBeforePull } from './ask.js'
 import type { Context } from './context.js'
 import { usage } from './failure.js'
 import { createProgress } from './progress.js'
+import { addRandomFlags, type RandomFlags } from './random-flags.js'
 import { device, oneOf, wholeNumber } from './values.js'
 
 /** Flags of every command that runs a model. */
-export interface ModelFlags {
-  readonly model: string
+export interface ModelFlags extends RandomFlags {
+  /** Missing where `randomWeights` is given. */
+  readonly model?: string
   readonly device: NonNullable<LoadModelOptions['device']>
   readonly dtype: NonNullable<LoadModelOptions['dtype']>
   readonly threads?: number
@@ -27,7 +30,7 @@ export interface ModelFlags {
 }
 
 export function addModelFlags(command: Command): Command {
-  return command
+  return addRandomFlags(command
     .requiredOption('--model <DIR|HUB_ID>', 'folder of a checkpoint, or its name on the hub')
     .addOption(new Option('--device <NAME>', 'auto, cpu or cuda[:N]').default('auto').argParser(device))
     .addOption(new Option('--dtype <TYPE>', 'auto (as the checkpoint), f32 or bf16').default('auto').argParser(oneOf('auto', 'f32', 'bf16')))
@@ -38,7 +41,7 @@ export function addModelFlags(command: Command): Command {
     .addOption(new Option('--fp8 [RECIPE]', 'projections in FP8: by row and token, or as the recipe says (delayed, current, block)'))
     .addOption(new Option('--fp8-lm-head', 'with --fp8: the output head too'))
     .addOption(new Option('--calibration <FILE>', 'safetensors file with static scales of activations and cache'))
-    .addOption(new Option('--adapter <DIR>', 'LoRA adapter to merge into the weights'))
+    .addOption(new Option('--adapter <DIR>', 'LoRA adapter to merge into the weights')))
 }
 
 /** Flags of the key/value cache. */
@@ -73,9 +76,15 @@ function fp8Option({ fp8, fp8LmHead }: ModelFlags): LoadModelOptions['fp8'] {
 /** Loads the model that the flags name, with a progress bar for a person who looks on. */
 export async function loadFromFlags(flags: ModelFlags, context: Context): Promise<LanguageModel> {
   const fp8 = fp8Option(flags)
+  const { model, randomWeights } = flags
+  if (randomWeights !== undefined) {
+    const { device, dtype, threads, isa, weightsSeed: seed } = flags
+    return randomModel(randomWeights, { device, dtype, fp8, threads, isa, seed, kvCache: cacheOptions(flags), signal: context.signal })
+  }
+  if (model === undefined) throw usage('required option \'--model <DIR|HUB_ID>\' not specified', 'or give --random-weights CONFIG')
   const progress = createProgress(context.stderr, context.output.interactive)
   try {
-    return await loadModel(flags.model, {
+    return await loadModel(model, {
       device: flags.device,
       dtype: flags.dtype,
       fp8,
