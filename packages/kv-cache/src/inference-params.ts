@@ -7,6 +7,7 @@ import { validateOptions, type InferenceParamsOptions, type QkvFormat } from './
 import { checkTokens, paddedIndex, type StepShape } from './padded.js'
 import { PageTable, type SequenceId } from './pages.js'
 import { StepArrays, type ActiveArrays } from './step-arrays.js'
+import { checkStep, planStep, tooManySequences, type EvictionHook, type StepPlan } from './step-plan.js'
 
 /**
  * The KV cache of a batch of sequences and what every layer must know about the current step.
@@ -29,11 +30,12 @@ export class InferenceParams {
   readonly totalNumPages: number
   readonly qkvFormat: QkvFormat
   readonly #maxCtxLen: number
+  readonly #evict: EvictionHook | undefined
   readonly #table: PageTable
   readonly #buffers: CacheBuffers
   readonly #arrays: StepArrays
-  #order: SequenceId[] = []
-  #counts: number[] = []
+  #order: readonly SequenceId[] = []
+  #counts: readonly number[] = []
   #active: ActiveArrays | undefined
   #totalTokens = 0
   #maxSeqlenQ = 0
@@ -43,6 +45,8 @@ export class InferenceParams {
   #decode: DecodeArrays | undefined
   /** The decode window that has begun: its width, and cached tokens of each sequence before it. */
   #window: { readonly width: number; readonly before: readonly number[] } | undefined
+  /** The eviction hook is running. */
+  #planning = false
   #disposed = false
 
   /** @throws OctetError `INVALID_ARGUMENT` naming the argument; `OUT_OF_MEMORY` */
@@ -62,6 +66,7 @@ export class InferenceParams {
     this.totalNumPages = options.totalNumPages ?? options.maxBatchSize * pagesPerSequence
     this.qkvFormat = options.qkvFormat ?? 'bshd'
     this.#maxCtxLen = options.maxCtxLen ?? options.maxSequenceLength
+    this.#evict = options.evict
     this.#table = new PageTable({
       totalPages: this.totalNumPages,
       pageSize,
@@ -175,18 +180,15 @@ export class InferenceParams {
 
   /**
    * Begins a step. Sequences that `newTokens` does not name leave the cache; new ones join at the end of the batch, in
-   * the map's order; a count of 0 keeps a sequence idle (its row is an empty range). Packed tokens follow `order`.
+   * the map's order; a count of 0 keeps a sequence idle (its row is an empty range). Packed tokens follow `order`. Where
+   * pages are missing, the option `evict` may name idle sequences that then leave too: look at `order`.
    * @throws OctetError `KV_CACHE_FULL` when sequences, tokens or pages do not fit, `CONTEXT_TOO_LONG` past maxCtxLen,
    * `INVALID_ARGUMENT` for a count that is not a whole number ≥ 0. Nothing has changed then.
    */
   preStep(newTokens: ReadonlyMap<SequenceId, number>): void {
     this.#alive('preStep')
     this.#noWindow('preStep')
-    this.#checkStep(newTokens)
-    const remove = this.#order.filter((id) => !newTokens.has(id))
-    const order = [...this.#order.filter((id) => newTokens.has(id)), ...[...newTokens.keys()].filter((id) => !this.#table.has(id))]
-    const before = order.map((id) => this.#table.length(id))
-    const counts = order.map((id) => newTokens.get(id)!)
+    const { remove, order, before, counts } = this.#plan(newTokens, this.#evict)
     const held = order.map((id) => this.#table.pages(id).length)
     const copies = this.#table.apply({ remove, append: new Map(order.map((id, row) => [id, counts[row]!])) })
     const copied = new Set(copies.map((copy) => copy.to))
@@ -225,10 +227,7 @@ export class InferenceParams {
     if (!Number.isSafeInteger(width) || width < newTokens.size || width > capacity || [...newTokens.values()].some((n) => n < 1)) {
       throw new OctetError('INVALID_ARGUMENT', { op: 'beginDecode', argument: 'width', expected: `${newTokens.size} to ${capacity} rows of at least one new token`, received: String(width) })
     }
-    this.#checkStep(newTokens)
-    const remove = this.#order.filter((id) => !newTokens.has(id))
-    const order = [...this.#order.filter((id) => newTokens.has(id)), ...[...newTokens.keys()].filter((id) => !this.#table.has(id))]
-    const before = order.map((id) => this.#table.length(id))
+    const { remove, order, before } = this.#plan(newTokens)
     const copies = this.#table.apply({ remove, append: newTokens })
     this.#buffers.copyPages(copies)
     this.#decode ??= new DecodeArrays(this.device, capacity, Math.ceil(this.maxSequenceLength / this.pageSize))
@@ -277,7 +276,7 @@ export class InferenceParams {
     const step: StepShape = { format: this.qkvFormat, counts: this.#counts, totalTokens: this.#totalTokens, heads: this.numHeadsKv, headDim: this.headDimK }
     const tokens = checkTokens(step, 'k', k.shape)
     checkTokens(step, 'v', v.shape)
-    const padded = paddedIndex(step, tokens, this.#arrays.host.preStepSeqlens, this.device)
+    const padded = paddedIndex(step, tokens, this.host.preStepSeqlens, this.device)
     const views = [k, v].map((t) => t.view([tokens, this.numHeadsKv * this.headDimK])) as [Tensor, Tensor]
     kvAppend({
       k: views[0],
@@ -330,7 +329,7 @@ export class InferenceParams {
    */
   fork(from: SequenceId, to: SequenceId): void {
     this.#alive('fork')
-    if (this.#order.length >= this.maxBatchSize) throw this.#tooMany(this.#order.length + 1)
+    if (this.#order.length >= this.maxBatchSize) throw tooManySequences(this.#order.length + 1, this.maxBatchSize)
     this.#table.fork(from, to)
     this.#order = [...this.#order, to]
     this.#counts = [...this.#counts, 0]
@@ -369,40 +368,18 @@ export class InferenceParams {
     if (this.#window !== undefined) throw new OctetError('INVALID_ARGUMENT', { op, message: `[${op}] a decode window is open; call endDecode() first` })
   }
 
-  #checkStep(newTokens: ReadonlyMap<SequenceId, number>): void {
-    if (newTokens.size > this.maxBatchSize) throw this.#tooMany(newTokens.size)
-    for (const [id, count] of newTokens) {
-      const argument = `newTokens of sequence ${id}`
-      if (!Number.isSafeInteger(count) || count < 0) {
-        throw new OctetError('INVALID_ARGUMENT', { op: 'preStep', argument, expected: 'a whole number of at least 0', received: String(count) })
-      }
-      if (count > this.#maxCtxLen) {
-        throw new OctetError('CONTEXT_TOO_LONG', { op: 'preStep', argument, expected: `at most ${this.#maxCtxLen}`, received: String(count), hint: 'split the prompt into chunks or raise maxCtxLen' })
-      }
-      const length = this.#table.length(id) + count
-      if (length > this.maxSequenceLength) {
-        throw new OctetError('KV_CACHE_FULL', {
-          op: 'preStep',
-          argument: `sequence ${id}`,
-          expected: `at most ${this.maxSequenceLength} tokens`,
-          received: String(length),
-          hint: 'create the cache with a larger maxSequenceLength',
-        })
-      }
+  #plan(newTokens: ReadonlyMap<SequenceId, number>, evict?: EvictionHook): StepPlan {
+    checkStep(this.#table, newTokens, { maxBatchSize: this.maxBatchSize, maxSequenceLength: this.maxSequenceLength, maxCtxLen: this.#maxCtxLen })
+    this.#planning = true
+    try {
+      return planStep(this.#table, this.#order, newTokens, evict)
+    } finally {
+      this.#planning = false
     }
-  }
-
-  #tooMany(received: number): OctetError {
-    return new OctetError('KV_CACHE_FULL', {
-      op: 'InferenceParams',
-      argument: 'sequences',
-      expected: `at most ${this.maxBatchSize}`,
-      received: String(received),
-      hint: 'remove a sequence or raise maxBatchSize',
-    })
   }
 
   #alive(op: string): void {
     if (this.#disposed) throw new OctetError('DISPOSED', { op, message: `[${op}] the KV cache was disposed; create a new one` })
+    if (this.#planning) throw new OctetError('INVALID_ARGUMENT', { op, message: `[${op}] the eviction hook must not use the cache; return the sequences to forget` })
   }
 }

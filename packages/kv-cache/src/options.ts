@@ -2,6 +2,7 @@ import { OctetError } from '@octet-llm/core'
 import type { Device } from '@octet-llm/kernels'
 
 import type { KvDType, KvLayerScales } from './buffers.js'
+import type { EvictionHook } from './step-plan.js'
 
 /** How the tokens of a step are laid out in k and v: `thd` is packed, the others are padded. */
 export type QkvFormat = 'bshd' | 'sbhd' | 'thd'
@@ -32,6 +33,8 @@ export interface InferenceParamsOptions {
   readonly qkvFormat?: QkvFormat
   /** e4m3 only: scales of each layer's keys and values, calibrated. Default: all 1. */
   readonly kvScales?: readonly KvLayerScales[]
+  /** Names idle sequences to forget when a step's pages run out. Default: none, the step is refused. */
+  readonly evict?: EvictionHook
 }
 
 const DEFAULT_PAGE_SIZE = 64

@@ -42,9 +42,10 @@ export function paddedIndex(
   preStepSeqlens: Int32Array,
   device: Device,
 ): { rowOf: Tensor; positions: Tensor } | undefined {
-  if (step.format === 'thd' || (step.format === 'bshd' && tokens === step.totalTokens)) return undefined
   const batch = step.counts.length
   const width = tokens / batch
+  const inOrder = step.format !== 'sbhd' || batch === 1 || width === 1
+  if (step.format === 'thd' || (inOrder && tokens === step.totalTokens)) return undefined
   const rowOf = new Int32Array(tokens)
   const positions = new Int32Array(tokens).fill(-1)
   for (let row = 0; row < batch; row++) {
