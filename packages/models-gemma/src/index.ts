@@ -2,5 +2,5 @@ export { gemmaInfo, gemmaLayer, embeddingScale, gemmaRopes, type GemmaLayerOptio
 export { TEGemmaDecoderLayer, type HfLayerArguments } from './layer.js'
 export type { FromPretrainedOptions } from './load.js'
 export { TEGemmaForCausalLMCudaGraphs, type CudaGraphsOptions } from './cuda-graphs.js'
-export { TEGemmaForCausalLM, type FromConfigOptions, type TEGemmaOptions } from './model.js'
+export { TEGemmaForCausalLM, type TEGemmaOptions } from './model.js'
 export { gemmaWeightMap } from './weight-map.js'

@@ -13,10 +13,7 @@ export interface FromPretrainedOptions {
   readonly decoderLayer?: 'te' | 'reference'
   /** How `exportState` of a layer names QKV. Default false. */
   readonly fuseQkvParams?: boolean
-  /**
-   * Projections exist in FP8 only: `true` quantizes weights by row and activations by token; a recipe, its name, or
-   * `{ recipe, fp8LmHead }` otherwise. What an FP8 checkpoint holds in FP8 is taken as it is. Default: de-quantized.
-   */
+  /** Projections exist in FP8 only, as resolveFp8 says; what a checkpoint holds in FP8 is taken as it is. Default: de-quantized. */
   readonly fp8?: Fp8Option
   /** Static scales of activations and of an FP8 KV cache, or the safetensors file that holds them. Default: the checkpoint's. */
   readonly calibration?: Calibration | string

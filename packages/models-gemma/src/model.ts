@@ -1,7 +1,7 @@
 import { saveCheckpoint, type ModelConfig, type SaveOptions } from '@octet-llm/hf-loader'
 import type { Tensor } from '@octet-llm/kernels'
 import { generateTokens, type GenerateOutput, type GenerateTokensOptions, type GenerationOptions } from '@octet-llm/generation'
-import { DecoderForCausalLM, contextPhase, generationPhase, resolveFp8, type Fp8Option, type Phase } from '@octet-llm/transformer'
+import { DecoderForCausalLM, chooseFromConfig, contextPhase, generationPhase, type FromConfigOptions, type Phase } from '@octet-llm/transformer'
 
 import { embeddingScale, gemmaInfo, gemmaRopes, type GemmaLayerOptions } from './config.js'
 import { TEGemmaDecoderLayer } from './layer.js'
@@ -15,14 +15,6 @@ export interface TEGemmaOptions extends GemmaLayerOptions {
   readonly tieWordEmbeddings?: boolean
   /** generation_config.json: what `generate` falls back to. */
   readonly generationConfig?: GenerationOptions
-}
-
-/** What a model with random weights takes besides its config. */
-export interface FromConfigOptions extends Pick<TEGemmaOptions, 'device' | 'decoderLayer' | 'seed' | 'fuseQkvParams'> {
-  /** Of activations and weights. `auto` (default): the config's; float16 runs in float32, a config without one in bf16. */
-  readonly dtype?: 'auto' | 'f32' | 'bf16'
-  /** As fromPretrained's. Default: none. */
-  readonly fp8?: Fp8Option
 }
 
 /** GemmaForCausalLM (1, 2 and 3 text) on fused layers. */
@@ -55,14 +47,9 @@ export class TEGemmaForCausalLM extends DecoderForCausalLM {
     this.generationConfig = options.generationConfig ?? {}
   }
 
-  /**
-   * A model with random weights, the same on every device: docs/random-weights.md has the formula. Norms are the identity.
-   * @throws OctetError `UNSUPPORTED_MODEL`, `INVALID_ARGUMENT`, `OUT_OF_MEMORY`, `RECIPE_NOT_CALIBRATED`, `RECIPE_NOT_SUPPORTED`
-   */
+  /** Random weights, the same on every device (docs/random-weights.md). @throws OctetError as the constructor and resolveFp8 */
   static fromConfig(config: ModelConfig, options: FromConfigOptions): TEGemmaForCausalLM {
-    const { dtype = 'auto', fp8, ...rest } = options
-    const own = config.dtype === null || config.dtype === 'bf16' ? 'bf16' : 'f32'
-    return new TEGemmaForCausalLM(config, { ...rest, dtype: dtype === 'auto' ? own : dtype, fp8: resolveFp8(fp8, false) })
+    return new TEGemmaForCausalLM(config, chooseFromConfig(options, config.dtype))
   }
 
   /**

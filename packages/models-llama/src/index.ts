@@ -2,5 +2,5 @@ export { llamaInfo, llamaLayer, llamaRope, type LlamaLayerOptions } from './conf
 export { TELlamaDecoderLayer, type HfLayerArguments } from './layer.js'
 export type { FromPretrainedOptions } from './load.js'
 export { TELlamaForCausalLMCudaGraphs, type CudaGraphsOptions } from './cuda-graphs.js'
-export { TELlamaForCausalLM, type FromConfigOptions, type TELlamaOptions } from './model.js'
+export { TELlamaForCausalLM, type TELlamaOptions } from './model.js'
 export { llamaWeightMap } from './weight-map.js'

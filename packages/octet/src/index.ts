@@ -10,7 +10,7 @@ export * from '@octet-llm/transformer'
 // Names that two layers have: the one that users of models meet.
 export type { ScaleOptions } from '@octet-llm/fp8-recipe'
 export type { TensorData } from '@octet-llm/kernels'
-export type { CudaGraphsOptions, FromConfigOptions, FromPretrainedOptions, HfLayerArguments } from '@octet-llm/models-llama'
+export type { CudaGraphsOptions, FromPretrainedOptions, HfLayerArguments } from '@octet-llm/models-llama'
 export type { LinearOptions } from '@octet-llm/transformer'
 export { LanguageModel, type GenerateOptions, type LanguageModelParts, type Prompt } from './language-model.js'
 export { loadModel, type LoadModelOptions, type LoadProgress } from './load-model.js'

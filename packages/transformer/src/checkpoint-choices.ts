@@ -1,7 +1,8 @@
 import type { DType, TensorSource } from '@octet-llm/core'
+import type { Device } from '@octet-llm/kernels'
 
 import { kvName, type Calibration } from './fp8/calibration.js'
-import type { Fp8Option } from './fp8/inference.js'
+import { resolveFp8, type Fp8Inference, type Fp8Option } from './fp8/inference.js'
 
 export interface DtypeRequest {
   /** Of activations. Default 'auto'. */
@@ -27,6 +28,27 @@ export function chooseDtypes(request: DtypeRequest, stated: DType | null, source
   const dtype = asked === 'auto' ? (own === 'bf16' ? 'bf16' : 'f32') : asked
   const only = stored.size === 1 ? [...stored][0] : undefined
   return { dtype, weightDtype: dtype === 'f32' && adapter === undefined && (only === 'bf16' || only === 'f16') ? only : dtype }
+}
+
+/** What a model with random weights takes besides its config. */
+export interface FromConfigOptions {
+  readonly device: Device
+  /** Of activations and weights. `auto` (default): the config's; float16 runs in float32, a config without one in bf16. */
+  readonly dtype?: 'auto' | 'f32' | 'bf16'
+  /** As fromPretrained's. Default: none. */
+  readonly fp8?: Fp8Option
+  /** Default 'te'. */
+  readonly decoderLayer?: 'te' | 'reference'
+  /** How `exportState` of a layer names QKV. Default false. */
+  readonly fuseQkvParams?: boolean
+  /** Of the weights; a whole number below 2^53. Default 0. */
+  readonly seed?: number
+}
+
+/** The same with every choice made. @param stated dtype of config.json @throws OctetError as resolveFp8 */
+export function chooseFromConfig({ dtype = 'auto', fp8, ...rest }: FromConfigOptions, stated: DType | null): Omit<FromConfigOptions, 'dtype' | 'fp8'> & { readonly dtype: 'f32' | 'bf16'; readonly fp8: Fp8Inference | undefined } {
+  const own = stated === null || stated === 'bf16' ? 'bf16' : 'f32'
+  return { ...rest, dtype: dtype === 'auto' ? own : dtype, fp8: resolveFp8(fp8, false) }
 }
 
 /** Named tensors of a file or of a checkpoint. */

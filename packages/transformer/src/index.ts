@@ -1,5 +1,5 @@
 export * from './causal-lm.js'
-export { chooseDtypes, readCalibration, readKvScales, type DtypeRequest, type ScaleReader } from './checkpoint-choices.js'
+export { chooseDtypes, chooseFromConfig, readCalibration, readKvScales, type DtypeRequest, type FromConfigOptions, type ScaleReader } from './checkpoint-choices.js'
 export type { ForwardContext, LayerContext, RunOptions, TokenRanges } from './context.js'
 export { DecoderForCausalLM, type DecoderOptions, type WeightMapEntry } from './decoder.js'
 export { DotProductAttention, type DotProductAttentionOptions } from './dot-product-attention.js'
