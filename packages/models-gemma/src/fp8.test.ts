@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises'
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openDevice, type Device } from '@octet-llm/kernels'
@@ -38,6 +38,23 @@ describe('fairy-gemma in FP8', () => {
     expect([...(await again.forward({ inputIds: [ids] }).toFloat32Array())]).toEqual([...got])
     await rm(dir, { recursive: true })
     for (const m of [plain, model, again]) await m.dispose()
+  })
+
+  it('of a multimodal checkpoint saves the text model under a config of its own', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'octet-fp8-'))
+    const [source, output] = [join(dir, 'source'), join(dir, 'output')]
+    await cp(fixture('variants/gemma3'), source, { recursive: true })
+    const flat = JSON.parse(await readFile(join(source, 'config.json'), 'utf8')) as Record<string, unknown>
+    await writeFile(join(source, 'config.json'), JSON.stringify({ model_type: 'gemma3', architectures: ['Gemma3ForConditionalGeneration'], eos_token_id: [1, 106], vision_config: {}, text_config: flat }))
+    const model = await load(source, { fp8: true })
+    await model.exportQuantized(output)
+    const config = JSON.parse(await readFile(join(output, 'config.json'), 'utf8')) as Record<string, unknown>
+    expect(config).toMatchObject({ model_type: 'gemma3_text', architectures: ['Gemma3ForCausalLM'], hidden_size: flat['hidden_size'] })
+    expect([config['text_config'], config['vision_config']]).toEqual([undefined, undefined])
+    const again = await load(output, { fp8: true })
+    expect(await again.forward({ inputIds: [[2, 5, 9]] }).toFloat32Array()).toEqual(await model.forward({ inputIds: [[2, 5, 9]] }).toFloat32Array())
+    await rm(dir, { recursive: true })
+    for (const m of [model, again]) await m.dispose()
   })
 
   it('warns once of an FP8 cache without scales', async () => {

@@ -1,4 +1,4 @@
-import { saveCheckpoint, type ModelConfig, type SaveOptions } from '@octet-llm/hf-loader'
+import { saveCheckpoint, textConfig, type ModelConfig, type SaveOptions } from '@octet-llm/hf-loader'
 import type { Tensor } from '@octet-llm/kernels'
 import { generateTokens, type GenerateOutput, type GenerateTokensOptions, type GenerationOptions } from '@octet-llm/generation'
 import { DecoderForCausalLM, chooseFromConfig, contextPhase, generationPhase, type FromConfigOptions, type Phase } from '@octet-llm/transformer'
@@ -74,7 +74,7 @@ export class TEGemmaForCausalLM extends DecoderForCausalLM {
    */
   async exportQuantized(dir: string, options: Pick<SaveOptions, 'signal' | 'maxShardSize' | 'onProgress'> = {}): Promise<string[]> {
     const { tensors, config } = this.quantizedCheckpoint()
-    return saveCheckpoint(dir, tensors, { ...options, config: { ...this.config.raw, tie_word_embeddings: this.tieWordEmbeddings, ...config } })
+    return saveCheckpoint(dir, tensors, { ...options, config: { ...textConfig(this.config.raw), tie_word_embeddings: this.tieWordEmbeddings, ...config } })
   }
 
   /** Prefill as its own callable over this model. */

@@ -197,6 +197,11 @@ describe('calibration, FP8 cache and export', () => {
     await model.dispose()
     const part = new Map([...calibration].filter(([name]) => !name.startsWith('layers.2.')))
     await expect(load('fairy-llama', { fp8: true, calibration: part })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH' })
+    // Of a larger model, with a scale of another shape, and with one that scales nothing: each by name.
+    for (const [name, values, said] of [['layers.6.layernorm_mlp.fc1.input_scale', [1], 'has no layers.6'], ['layers.1.self_attention.proj.input_scale', [1, 2], 'proj.input_scale expected [1], received [2]'], ['layers.1.self_attention.proj.input_scale', [0], 'received 0'], ['layers.0.self_attention.k_scale', [NaN], 'received NaN']] as const) {
+      const changed = new Map([...calibration, [name, Float32Array.from(values)]])
+      for (const fp8 of [true, false]) await expect(load('fairy-llama', { fp8, calibration: changed })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH', received: expect.stringContaining(said) as string })
+    }
     await expect(load('variants/llama-headdim', { fp8: 'delayed', calibration: new Map([['layers.0.self_attention.k_scale', Float32Array.of(1)]]) })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH' })
   })
 

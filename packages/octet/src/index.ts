@@ -14,5 +14,6 @@ export type { CudaGraphsOptions, FromPretrainedOptions, HfLayerArguments } from 
 export type { LinearOptions } from '@octet-llm/transformer'
 export { LanguageModel, type GenerateOptions, type LanguageModelParts, type Prompt } from './language-model.js'
 export { loadModel, type LoadModelOptions, type LoadProgress } from './load-model.js'
+export { quantizeCheckpoint, RECIPE_STATE_FILE, type QuantizedFolder, type QuantizeCheckpointOptions, type QuantizeProgress } from './quantize/quantize-checkpoint.js'
 export { RANDOM_MODELS, randomModel, type RandomModelName, type RandomModelOptions } from './random-model.js'
 export { version } from './version.js'

@@ -63,7 +63,8 @@ export async function loadModel(source: string, options: LoadModelOptions = {}):
   }
 }
 
-async function locate(source: string, { confirmPull, onProgress, revision, endpoint, token, cacheDir, signal }: LoadModelOptions): Promise<string> {
+/** Folder of a checkpoint, pulled where it has to be. */
+export async function locate(source: string, { confirmPull, onProgress, revision, endpoint, token, cacheDir, signal }: Omit<LoadModelOptions, 'device'>): Promise<string> {
   const { dir } = await resolveModel(source, {
     revision, endpoint, token, cacheDir, signal,
     confirm: confirmPull,
@@ -72,12 +73,14 @@ async function locate(source: string, { confirmPull, onProgress, revision, endpo
   return dir
 }
 
-async function loadTokenizerIfAny(folder: string, signal: AbortSignal | undefined): Promise<Tokenizer | null> {
+/** Null for a checkpoint without a tokenizer. */
+export async function loadTokenizerIfAny(folder: string, signal: AbortSignal | undefined): Promise<Tokenizer | null> {
   const found = await stat(join(folder, 'tokenizer.json')).catch(() => null)
   return found === null ? null : loadTokenizer(folder, { signal })
 }
 
-function loadWeights(folder: string, config: ModelConfig, device: Device, options: LoadModelOptions): Promise<TEGemmaForCausalLM | TELlamaForCausalLM> {
+/** The model alone. */
+export function loadWeights(folder: string, config: ModelConfig, device: Device, options: LoadModelOptions): Promise<TEGemmaForCausalLM | TELlamaForCausalLM> {
   const { dtype, decoderLayer, fp8, calibration, adapter, signal, onProgress } = options
   const common = {
     device, dtype, decoderLayer, fp8, calibration, adapter, signal,

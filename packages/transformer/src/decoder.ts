@@ -6,9 +6,10 @@ import type { CausalLM, CausalLMInfo, ForwardInput, ForwardOutput, InferencePara
 import type { LayerContext } from './context.js'
 import { packInput, type PackedInput } from './forward-input.js'
 import { DecoderFp8, type NamedLinear } from './fp8/decoder-fp8.js'
-import { kvScalesOf, type Calibration } from './fp8/calibration.js'
+import { checkCalibration, kvScalesOf, type Calibration } from './fp8/calibration.js'
 import { quantizedCheckpoint, type QuantizedCheckpoint } from './fp8/export.js'
 import type { Fp8Context } from './fp8/context.js'
+import type { Fp8Inference } from './fp8/inference.js'
 import { Linear } from './linear.js'
 import { findWeight, weightStream, type ModuleOptions } from './module.js'
 import { RMSNorm, type Norm } from './norm.js'
@@ -227,6 +228,7 @@ export class DecoderForCausalLM implements CausalLM {
    */
   finishLoading(calibration?: Calibration): void {
     const { numLayers, numKvHeads } = this.info
+    if (calibration !== undefined) checkCalibration(calibration, this.linears().map(([name]) => name), numLayers)
     kvScalesOf(calibration, numLayers, numKvHeads)
     this.#calibration = calibration
     if (this.tieWordEmbeddings && this.#head !== undefined) this.#head.weight.quantizeFrom(this.#embedding.tensor)
@@ -243,6 +245,11 @@ export class DecoderForCausalLM implements CausalLM {
     this.#alive('exportQuantized')
     const { fp8, weightMap } = this.#options
     return quantizedCheckpoint({ fp8, weights: this.#weights, weightMap, linears: this.#linears, calibration: this.#calibration, numLayers: this.info.numLayers })
+  }
+
+  /** How the projections are quantized; undefined where they are not. */
+  get fp8(): Fp8Inference | undefined {
+    return this.#options.fp8
   }
 
   /** The calibration that the model was loaded with. */

@@ -19,7 +19,7 @@ export { RotaryPositionEmbedding, type RopeTables, type RotaryPositionEmbeddingO
 export { exportState, importState, type State, type StateTensor } from './state.js'
 export type { AdapterSource, SinkOptions } from './weight-sink.js'
 export type { QuantizeRule, WeightRun } from './quantized-storage.js'
-export { calibrate, calibrationEntries, type CalibratedModel, type Calibration } from './fp8/calibration.js'
+export { calibrate, calibrationEntries, countTokens, type CalibratedModel, type Calibration } from './fp8/calibration.js'
 export type { ForwardObserver, Fp8Context } from './fp8/context.js'
 export { autocast, AutocastContext, type AutocastOptions } from './fp8/autocast.js'
 export { quantizedModelInit, type QuantizedInit, type QuantizedModelInitOptions } from './fp8/quantized-model-init.js'

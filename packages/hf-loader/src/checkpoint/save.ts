@@ -42,7 +42,7 @@ export interface SaveOptions {
 export async function saveCheckpoint(dir: string, tensors: Iterable<TensorEntry>, options: SaveOptions = {}): Promise<string[]> {
   options.signal?.throwIfAborted()
   const folder = resolve(dir)
-  const shards = splitIntoShards(tensors, bytesOfSize(options.maxShardSize ?? '5GB'))
+  const shards = splitIntoShards(tensors, parseShardSize(options.maxShardSize ?? '5GB'))
   await attempt(OP, folder, () => mkdir(folder, { recursive: true }))
   await refuseTorchWeights(folder)
   const aside = join(folder, `.octet-save-${randomBytes(6).toString('hex')}`)
@@ -145,7 +145,8 @@ function splitIntoShards(tensors: Iterable<TensorEntry>, limit: number): TensorE
 
 const UNITS: Readonly<Record<string, number>> = { B: 1, KB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12, KIB: 2 ** 10, MIB: 2 ** 20, GIB: 2 ** 30, TIB: 2 ** 40 }
 
-function bytesOfSize(size: number | string): number {
+/** Bytes of a `maxShardSize`. @throws OctetError `INVALID_ARGUMENT` */
+export function parseShardSize(size: number | string): number {
   const match = typeof size === 'string' ? /^(\d+(?:\.\d+)?)\s*([KMGT]?I?B)$/i.exec(size) : null
   const unit = match === null ? undefined : UNITS[match[2]!.toUpperCase()]
   const bytes = typeof size === 'number' ? size : Math.floor(Number(match?.[1]) * (unit ?? NaN))

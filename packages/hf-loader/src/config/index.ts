@@ -1,4 +1,4 @@
-export { parseConfig, readConfig } from './read-config.js'
+export { parseConfig, readConfig, textConfig } from './read-config.js'
 export type { HiddenActivation, LayerType, ModelConfig, ModelType } from './model-config.js'
 export type { RopeConfig } from './rope.js'
 export type { QuantizationConfig } from './quantization.js'

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { OctetError, type FloatDType } from '@octet-llm/core'
-import { isJsonObject, readJsonObject } from '../io/json-file.js'
+import { isJsonObject, readJsonObject, type JsonObject } from '../io/json-file.js'
 import { quoteName } from '../io/names.js'
 import type { ReadOptions } from '../io/read-tensor.js'
 import { FAMILIES, type Family } from './families.js'
@@ -64,6 +64,15 @@ export function parseConfig(json: unknown): ModelConfig {
   const op = 'parseConfig'
   if (isJsonObject(json)) return parse(new Fields(op, FILE, json))
   throw new OctetError('INVALID_ARGUMENT', { op, argument: 'json', expected: 'a parsed config.json', received: show(json) })
+}
+
+/**
+ * config.json of the text model alone, for a folder that holds its tensors and no others: of a multimodal Gemma 3 the
+ * fields of `text_config`, else the same object.
+ */
+export function textConfig(raw: JsonObject): JsonObject {
+  const { text_config: text, vision_config: _, ...rest } = raw
+  return isJsonObject(text) ? { ...rest, ...text, model_type: 'gemma3_text', architectures: ['Gemma3ForCausalLM'] } : raw
 }
 
 function parse(root: Fields): ModelConfig {

@@ -8,6 +8,7 @@ import { addGenerate } from './commands/generate.js'
 import { addInspect } from './commands/inspect.js'
 import { addLogits } from './commands/logits.js'
 import { addPull } from './commands/pull.js'
+import { addQuantize } from './commands/quantize.js'
 import { addVerify } from './commands/verify.js'
 import type { Context } from './context.js'
 import { describeFailure, reportFailure } from './failure.js'
@@ -16,7 +17,7 @@ import { createOutput } from './output.js'
 /** Adds one command to the program. */
 export type AddCommand = (program: Command, context: Context) => void
 
-const COMMANDS: readonly AddCommand[] = [addGenerate, addLogits, addChat, addInspect, addPull, addVerify, addDoctor, addBench, addBuildNative]
+const COMMANDS: readonly AddCommand[] = [addGenerate, addLogits, addChat, addInspect, addPull, addQuantize, addVerify, addDoctor, addBench, addBuildNative]
 
 function createProgram(context: Context): Command {
   const program = new Command('octet')

@@ -9,16 +9,21 @@ import { createProgress } from './progress.js'
 import { addRandomFlags, type RandomFlags } from './random-flags.js'
 import { device, oneOf, wholeNumber } from './values.js'
 
-/** Flags of every command that runs a model. */
-export interface ModelFlags extends RandomFlags {
-  /** Missing where `randomWeights` is given. */
-  readonly model?: string
+/** Flags of every command that loads a model: which, and where it runs. */
+export interface DeviceFlags {
+  readonly model: string
   readonly device: NonNullable<LoadModelOptions['device']>
   readonly dtype: NonNullable<LoadModelOptions['dtype']>
   readonly threads?: number
   readonly isa?: LoadModelOptions['isa']
   readonly revision?: string
   readonly yes?: boolean
+}
+
+/** Flags of every command that runs a model. */
+export interface ModelFlags extends Omit<DeviceFlags, 'model'>, RandomFlags {
+  /** Missing where `randomWeights` is given. */
+  readonly model?: string
   readonly fp8?: string | true
   readonly fp8LmHead?: boolean
   readonly calibration?: string
@@ -29,8 +34,8 @@ export interface ModelFlags extends RandomFlags {
   readonly graphs?: boolean
 }
 
-export function addModelFlags(command: Command): Command {
-  return addRandomFlags(command
+export function addDeviceFlags(command: Command): Command {
+  return command
     .requiredOption('--model <DIR|HUB_ID>', 'folder of a checkpoint, or its name on the hub')
     .addOption(new Option('--device <NAME>', 'auto, cpu or cuda[:N]').default('auto').argParser(device))
     .addOption(new Option('--dtype <TYPE>', 'auto (as the checkpoint), f32 or bf16').default('auto').argParser(oneOf('auto', 'f32', 'bf16')))
@@ -38,6 +43,10 @@ export function addModelFlags(command: Command): Command {
     .addOption(new Option('--isa <LEVEL>', 'CPU level to run').argParser(oneOf('auto', 'baseline', 'avx2', 'avx512', 'avx512bf16', 'neon')))
     .addOption(new Option('--revision <NAME>', 'branch, tag or commit on the hub'))
     .addOption(new Option('--yes', 'download without asking'))
+}
+
+export function addModelFlags(command: Command): Command {
+  return addRandomFlags(addDeviceFlags(command)
     .addOption(new Option('--fp8 [RECIPE]', 'projections in FP8: by row and token, or as the recipe says (delayed, current, block)'))
     .addOption(new Option('--fp8-lm-head', 'with --fp8: the output head too'))
     .addOption(new Option('--calibration <FILE>', 'safetensors file with static scales of activations and cache'))

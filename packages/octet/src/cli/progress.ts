@@ -6,8 +6,8 @@ const WIDTH = 28
 
 /** A bar on one line of a terminal; on anything else it draws nothing. */
 export interface Progress {
-  /** What goes on, and bytes done of all bytes. */
-  update(title: string, done: number, total: number): void
+  /** What goes on, and how much of all is done. @param format Default: bytes. */
+  update(title: string, done: number, total: number, format?: (amount: number) => string): void
   /** Wipes the line. */
   end(): void
 }
@@ -17,12 +17,12 @@ export function createProgress(stderr: NodeJS.WriteStream, interactive: boolean)
   let drawnAt = -Infinity
   let drawn = false
   return {
-    update(title, done, total) {
+    update(title, done, total, format) {
       const now = performance.now()
       if (now - drawnAt < REDRAW_MS && done < total) return
       drawnAt = now
       drawn = true
-      stderr.write(`\r${bar(title, done, total)}\u001b[K`)
+      stderr.write(`\r${bar(title, done, total, format)}\u001b[K`)
     },
     end() {
       if (drawn) stderr.write('\r\u001b[K')
@@ -31,8 +31,8 @@ export function createProgress(stderr: NodeJS.WriteStream, interactive: boolean)
 }
 
 /** `loading ██████░░░░ 3.1 MB of 6.2 MB`. */
-export function bar(title: string, done: number, total: number): string {
+export function bar(title: string, done: number, total: number, format: (amount: number) => string = formatBytes): string {
   const share = total > 0 ? Math.min(1, done / total) : 1
   const full = Math.round(share * WIDTH)
-  return `${title} ${'█'.repeat(full)}${'░'.repeat(WIDTH - full)} ${formatBytes(done)} of ${formatBytes(total)}`
+  return `${title} ${'█'.repeat(full)}${'░'.repeat(WIDTH - full)} ${format(done)} of ${format(total)}`
 }

@@ -3,7 +3,8 @@ import { type Command, Option } from 'commander'
 import type { Prompt } from '../language-model.js'
 import type { Context } from './context.js'
 import { usage } from './failure.js'
-import { MAX_INPUT_IDS_BYTES, readInputIds, readTextFile } from './input-ids.js'
+import { readTextFile } from '../text-file.js'
+import { MAX_INPUT_IDS_BYTES, readInputIds } from './input-ids.js'
 
 /** Flags that say what to write on from. */
 export interface PromptFlags {

@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from 'commander'
+import { OctetError } from '@octet-llm/core'
 
 /** A parser of one flag's text, as commander calls it. */
 export type Parse<T> = (text: string) => T
@@ -48,6 +49,18 @@ function unescape(character: string): string {
   if (character === 't') return '\t'
   if (character === ',' || character === '\\') return character
   throw new InvalidArgumentError('After a backslash write n, t, a comma or a backslash.')
+}
+
+/** The text itself, once `check` has accepted it; what it throws becomes a usage error. */
+export function checked(check: (text: string) => unknown): Parse<string> {
+  return (text) => {
+    try {
+      check(text)
+    } catch (error) {
+      throw new InvalidArgumentError(OctetError.is(error) ? `Give ${error.expected}.` : String(error))
+    }
+    return text
+  }
 }
 
 export function oneOf<const T extends string>(...choices: T[]): Parse<T> {

@@ -64,12 +64,32 @@ export function kvScalesOf(calibration: Calibration | undefined, layers: number,
   return Array.from({ length: layers }, (_, i) => ({ k: read(kvName(i, 'k')), v: read(kvName(i, 'v')) }))
 }
 
+/**
+ * Checks that a calibration knows no module but the model's, and holds usable scales.
+ * @param linears names of the projections
+ * @throws OctetError `CHECKPOINT_MISMATCH` listing what does not fit
+ */
+export function checkCalibration(calibration: Calibration, linears: readonly string[], layers: number): void {
+  const inputs = new Set(linears.map((name) => `${name}.input_scale`))
+  const caches = new Set((['k', 'v'] as const).flatMap((part) => Array.from({ length: layers }, (_, i) => kvName(i, part))))
+  const faults = [...calibration].flatMap(([name, values]) => {
+    if (!inputs.has(name) && !caches.has(name)) return [`the model has no ${name.slice(0, 80)}`]
+    if (inputs.has(name) && values.length !== 1) return [`${name} expected [1], received [${values.length}]`]
+    const wrong = values.find((value) => !(value > 0 && Number.isFinite(value) && Number.isFinite(Math.fround(1 / value))))
+    return wrong === undefined ? [] : [`${name} expected finite scales above 0, received ${wrong}`]
+  })
+  if (faults.length === 0) return
+  const more = faults.length > 4 ? ', …' : ''
+  throw new OctetError('CHECKPOINT_MISMATCH', { op: 'calibration', argument: 'calibration', expected: 'the scales of this model', received: `${faults.length} faults: ${faults.slice(0, 4).join(', ')}${more}`, hint: 'calibrate this model' })
+}
+
 /** Name of a layer's KV scales. @param layer 0-based */
 export function kvName(layer: number, part: 'k' | 'v'): string {
   return `layers.${layer}.self_attention.${part}_scale`
 }
 
-function countTokens({ inputIds, attentionMask }: ForwardInput): number {
+/** Tokens of a batch, pads left out. */
+export function countTokens({ inputIds, attentionMask }: ForwardInput): number {
   if (attentionMask !== undefined) return attentionMask.reduce((sum, row) => sum + Array.from(row).filter((m) => m !== 0).length, 0)
   if (inputIds instanceof Tensor) return inputIds.shape.reduce((n, d) => n * d, 1)
   return inputIds.reduce((sum, row) => sum + row.length, 0)

@@ -63,15 +63,16 @@ function ruleOf(params: QuantParams): Pick<QuantizeRule, 'powerOf2' | 'epsilon'>
 }
 
 /**
- * The options that an exported checkpoint was quantized with, for a load that asks for `fp8: true` and no more.
+ * The options that an exported checkpoint was quantized with, for a load that asks for FP8 and names no recipe.
  * @param config config.json as it was parsed
  * @throws OctetError as recipeFromJSON
  */
 export function savedFp8(option: Fp8Option | undefined, config: Readonly<Record<string, unknown>>): Fp8Option | undefined {
   const saved = config['octet_fp8']
-  if (option !== true || typeof saved !== 'object' || saved === null) return option
+  const asked = option === true ? {} : option
+  if (typeof asked !== 'object' || 'kind' in asked || asked.recipe !== undefined || typeof saved !== 'object' || saved === null) return option
   const { recipe, fp8LmHead } = saved as { recipe?: unknown; fp8LmHead?: unknown }
-  return { ...(recipe === null || recipe === undefined ? {} : { recipe: recipeFromJSON(recipe) }), fp8LmHead: fp8LmHead === true }
+  return { ...(recipe === null || recipe === undefined ? {} : { recipe: recipeFromJSON(recipe) }), fp8LmHead: asked.fp8LmHead ?? fp8LmHead === true }
 }
 
 /** @throws OctetError `RECIPE_NOT_CALIBRATED` */
