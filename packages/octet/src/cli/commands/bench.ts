@@ -1,14 +1,13 @@
-import { execFile } from 'node:child_process'
 import { appendFile } from 'node:fs/promises'
-import { promisify } from 'node:util'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { Isa } from '@octet-llm/kernels'
 import { benchCpu, type CpuBenchRow } from '../../bench/cpu.js'
 import { SHAPES, type ShapeName } from '../../bench/shapes.js'
-import { version } from '../../version.js'
+import { stamped } from '../../bench/stamp.js'
 import type { Context } from '../context.js'
 import { formatBytes, formatTable } from '../table.js'
 import { oneOf, wholeNumber } from '../values.js'
+import { addDeviceBenches } from './bench-device.js'
 
 interface BenchFlags {
   readonly shape: ShapeName
@@ -31,6 +30,7 @@ const lengths = (text: string): number[] =>
 
 export function addBench(program: Command, context: Context): void {
   const bench = program.command('bench').description('measure speed on this machine')
+  addDeviceBenches(bench, context)
   bench
     .command('cpu')
     .description('decode, prefill, memory and loading of a model with random bf16 weights')
@@ -49,12 +49,6 @@ export function addBench(program: Command, context: Context): void {
       if (context.json) await context.output.json(row)
       else await context.output.write(render(row))
     })
-}
-
-/** The row with what a reader of the file needs to know about when and of what it is. */
-async function stamped(row: CpuBenchRow): Promise<object> {
-  const commit = await promisify(execFile)('git', ['describe', '--always', '--dirty', '--abbrev=12'], { cwd: import.meta.dirname }).then(({ stdout }) => stdout.trim(), () => null)
-  return { time: new Date().toISOString(), version, commit, ...row }
 }
 
 function render(row: CpuBenchRow): string {
