@@ -106,14 +106,13 @@ class Download {
     try {
       const response = await get(this.#client, path, from > 0 ? { range: `bytes=${from}-` } : {}, stall)
       if (response.status === 416 || (response.status === 206 && !startsAt(response, from))) {
-        await response.body?.cancel().catch(() => undefined)
+        void response.body?.cancel().catch(() => undefined)
         await this.#restart()
         throw new Retryable('another range than the one asked for')
       }
       // A server without ranges sends everything again.
       if (response.status !== 206 && from > 0) await this.#restart()
-      for await (const chunk of bodyOf(this.#client, response)) {
-        stall.touch()
+      for await (const chunk of bodyOf(this.#client, response, stall)) {
         if (this.#received + chunk.length > size) throw hubFailed(this.#client, `${size} bytes of ${name}`, 'more', 'check HF_ENDPOINT')
         await writing(name, () => writeAll(this.#handle, chunk))
         this.#hash.update(chunk)

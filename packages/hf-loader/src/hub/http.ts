@@ -61,7 +61,7 @@ export async function get(client: HubClient, path: string, headers: Record<strin
   const { endpoint, token } = client.environment
   let response: Response
   try {
-    response = await fetch(endpoint + path, {
+    response = await stall.until(fetch(endpoint + path, {
       headers: {
         'user-agent': `octet; node/${process.versions.node}`,
         // A compressed body would have another length than the file.
@@ -70,27 +70,44 @@ export async function get(client: HubClient, path: string, headers: Record<strin
         ...headers,
       },
       signal: stall.signal,
-    })
+    }))
   } catch (error) {
     client.signal?.throwIfAborted()
     throw new Retryable(reasonOf(error), { cause: error })
   }
   if (response.ok || response.status === 416) return response
-  await response.body?.cancel().catch(() => undefined)
+  void response.body?.cancel().catch(() => undefined)
   throw refused(client, response)
 }
 
-/** Aborts a request that stands still. */
+/**
+ * Aborts a request that stands still, or whose caller has had enough. Waiting ends by `until` and not by fetch alone: a
+ * request that fetch has lost (its signal holds it weakly) would never settle.
+ */
 export class StallTimer {
-  readonly signal: AbortSignal
   readonly #controller = new AbortController()
+  readonly #aborted: Promise<never>
+  readonly #outer: AbortSignal | undefined
   readonly #stallMs: number
   #timer: NodeJS.Timeout | undefined
 
   constructor({ signal, stallMs }: HubClient) {
-    this.signal = signal === undefined ? this.#controller.signal : AbortSignal.any([signal, this.#controller.signal])
     this.#stallMs = stallMs
+    this.#outer = signal
+    this.#aborted = new Promise((_, reject) => this.signal.addEventListener('abort', () => reject(this.signal.reason), { once: true }))
+    this.#aborted.catch(() => undefined)
+    if (signal?.aborted === true) this.#forward()
+    else signal?.addEventListener('abort', this.#forward)
     this.touch()
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  /** `work`, unless the request is aborted before. */
+  until<T>(work: Promise<T>): Promise<T> {
+    return Promise.race([work, this.#aborted])
   }
 
   /** Something came. */
@@ -101,7 +118,10 @@ export class StallTimer {
 
   stop(): void {
     clearTimeout(this.#timer)
+    this.#outer?.removeEventListener('abort', this.#forward)
   }
+
+  readonly #forward = (): void => this.#controller.abort(this.#outer?.reason)
 }
 
 /** The whole body of a small answer as JSON. */
@@ -112,8 +132,7 @@ export async function getJson(client: HubClient, path: string, what: string, max
       const response = await get(client, path, { accept: 'application/json' }, stall)
       const chunks: Uint8Array[] = []
       let size = 0
-      for await (const chunk of bodyOf(client, response)) {
-        stall.touch()
+      for await (const chunk of bodyOf(client, response, stall)) {
         size += chunk.length
         if (size > maxBytes) throw hubFailed(client, `at most ${maxBytes} bytes for ${what}`, 'more', 'check HF_ENDPOINT')
         chunks.push(chunk)
@@ -129,20 +148,21 @@ export async function getJson(client: HubClient, path: string, what: string, max
 }
 
 /** The chunks of a body; a connection that breaks is `Retryable`. */
-export async function* bodyOf(client: HubClient, response: Response): AsyncGenerator<Uint8Array> {
+export async function* bodyOf(client: HubClient, response: Response, stall: StallTimer): AsyncGenerator<Uint8Array> {
   if (response.body === null) return
   const reader = (response.body as ReadableStream<Uint8Array>).getReader()
   try {
     for (;;) {
-      const { done, value } = await reader.read().catch((error: unknown) => {
+      const { done, value } = await stall.until(reader.read()).catch((error: unknown) => {
         client.signal?.throwIfAborted()
         throw new Retryable(reasonOf(error), { cause: error })
       })
       if (done) return
+      stall.touch()
       yield value
     }
   } finally {
-    await reader.cancel().catch(() => undefined)
+    void reader.cancel().catch(() => undefined)
   }
 }
 

@@ -184,7 +184,11 @@ async function downloadAll(
   }
   // The first failure stops the others, and the pull rejects only when all have let go of their files.
   const stop = new AbortController()
-  const signal = client.signal === undefined ? stop.signal : AbortSignal.any([client.signal, stop.signal])
+  const { signal: outer } = client
+  const forward = (): void => stop.abort(outer?.reason)
+  if (outer?.aborted === true) forward()
+  outer?.addEventListener('abort', forward)
+  const { signal } = stop
   const queue = [...missing]
   let failure: { readonly error: unknown } | null = null
   const work = async (): Promise<void> => {
@@ -199,6 +203,7 @@ async function downloadAll(
     }
   }
   await Promise.all(Array.from({ length: PARALLEL }, work))
-  client.signal?.throwIfAborted()
+  outer?.removeEventListener('abort', forward)
+  outer?.throwIfAborted()
   if (failure !== null) throw (failure as { error: unknown }).error
 }
