@@ -162,6 +162,11 @@ export class Device {
     return this.#loadQueue
   }
 
+  /** @internal Index of its level in the native table. */
+  get level(): number {
+    return this.#level
+  }
+
   /** @internal */
   get runtime(): Runtime {
     return this.#runtime
@@ -211,7 +216,7 @@ export async function openDevice(name: 'auto' | 'cpu' | 'cuda' | `cuda:${number}
   if (gpu !== null) {
     const shared = cudaRuntime()
     const { levels } = shared.native.describe()
-    const identity = { name: `cuda:${gpu}`, capability: cudaCapability(gpu), variant: (op: number) => shared.native.chosen(op) }
+    const identity = { name: `cuda:${gpu}`, capability: cudaCapability(gpu), variant: (op: number) => shared.native.lastVariant(gpu, op) }
     return new Device(identity, shared, gpu, levels, { threads: 1, spinMicros, memoryLimit: memory ?? levels[gpu]!.totalBytes! })
   }
   const shared = runtime()

@@ -27,7 +27,7 @@ export function checkSupport(device: Device, op: OpName): void {
 }
 
 /**
- * Hands one validated op to the native side: writes the scratch (layout in native/runtime/addon.h) and makes one call.
+ * Hands one validated op to the native side: writes the scratch (layout in native/runtime/backend.h) and makes one call.
  * An absent optional tensor is null.
  *
  * @throws OctetError `NOT_SUPPORTED` when this device's level has no kernel; `INVALID_ARGUMENT` for a tensor of another

@@ -71,10 +71,15 @@ export interface NativeBinding {
 export interface CudaBinding extends NativeBinding {
   libraries(level: number): { readonly cublasLt: { readonly path: string; readonly version: number } | null }
   freeBytes(level: number): number
-  /** Forces the variant of an op in this process; '' lets the table choose. */
-  force(op: number, variant: string): void
-  /** The variant of the op that ran last, or ''. */
-  chosen(op: number): string
+  /** Forces the variant of an op on this thread's device; '' lets the table choose. Call while nothing is enqueued. */
+  forceVariant(level: number, op: number, variant: string): void
+  /** The variant of the op that ran last on this thread's device, or ''. */
+  lastVariant(level: number, op: number): string
+  /**
+   * Variants that take the call in the scratch, in the order they are tried. A level that this machine lacks stands for an
+   * sm_90 device with cuBLASLt.
+   */
+  fitting(level: number, scratch: Float64Array): readonly string[]
 }
 
 /** Native statuses by number (`Status` in native/include/octet/op.h). */

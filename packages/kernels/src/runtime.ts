@@ -2,7 +2,7 @@ import { OctetError } from '@octet-llm/core'
 import { Completions } from './completions.js'
 import { loadCuda, loadNative, type CudaBinding, type NativeBinding } from './native.js'
 
-/** Words of the enqueue scratch (native/runtime/addon.h): op, counts, 16 tensors of 9 words, 24 attributes. */
+/** Words of the enqueue scratch (native/runtime/backend.h): op, counts, 16 tensors of 9 words, 24 attributes. */
 export const SCRATCH = { header: 3, tensor: 9, maxTensors: 16, maxAttrs: 24, length: 3 + 16 * 9 + 24 } as const
 
 /** What this thread shares among its devices: the addon, the enqueue scratch and the pending promises. */

@@ -245,7 +245,7 @@ export class Tensor implements Scoped {
     throw new OctetError('DISPOSED', { op, argument, expected: 'a live tensor', received: `a disposed ${this.dtype} ${formatShape(this.shape)}` })
   }
 
-  /** @internal Writes the 9 words of a tensor argument (native/runtime/addon.h). */
+  /** @internal Writes the 9 words of a tensor argument (native/runtime/backend.h). */
   encode(scratch: Float64Array, at: number): void {
     const { shape } = this
     scratch[at] = this.storage.address + this.#offset

@@ -19,6 +19,26 @@ inline AttentionArgs attention_args(const OpCall& c) {
           c.t[0].rows(), c.t[5].cols()};
 }
 
+// What a kernel holds the lengths and pages on the device against; whatever lies outside raises the fault word, and is not
+// followed.
+struct AttentionBounds {
+  int tokens, pages, capacity;  // rows of q, pages of the cache, keys that a row of the page table can name
+  int32_t* fault;
+
+#ifdef __CUDACC__
+  // Whether rows [begin, end) of q attend to `len` keys in bounds.
+  __device__ __forceinline__ bool hold(int begin, int end, int len) const {
+    return begin >= 0 && end >= begin && end <= tokens && len >= 0 && (end == begin || len <= capacity);
+  }
+  __device__ __forceinline__ void raise() const { *fault = static_cast<int32_t>(Status::bad_index); }
+#endif
+};
+
+inline AttentionBounds attention_bounds(const AttentionArgs& a, CudaContext& ctx) {
+  const int64_t capacity = a.table->cols() * a.k->shape[2], pages = a.k->shape[0] < a.v->shape[0] ? a.k->shape[0] : a.v->shape[0];
+  return {static_cast<int>(a.tokens), static_cast<int>(pages), static_cast<int>(capacity < INT32_MAX ? capacity : INT32_MAX), ctx.fault_word()};
+}
+
 bool fits_decode_attention(const OpCall&, const DeviceInfo&);
 Status launch_decode_attention(const OpCall&, CudaContext&);
 bool fits_prefill_attention(const OpCall&, const DeviceInfo&);

@@ -18,6 +18,7 @@ template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaCo
   d.ldq = a.q->row_stride;
   d.ldo = a.out->row_stride;
   d.page_table = a.table->as<const int32_t>();
+  d.cu_seqlens_q = a.cu_seqlens->as<const int32_t>();
   d.kv_lens = a.kv_lens->as<const int32_t>();
   d.k_scale = a.k_scale;
   d.v_scale = a.v_scale;
@@ -31,6 +32,8 @@ template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaCo
   d.scale = a.scale;
   d.softcap = a.softcap;
   d.max_chunks = static_cast<int>((a.max_kv + kChunk - 1) / kChunk);
+  d.bounds = attention_bounds(a, ctx);
+  if (a.max_kv < d.bounds.capacity) d.bounds.capacity = static_cast<int>(a.max_kv);
   const size_t pieces = static_cast<size_t>(d.rows) * d.kv_heads * d.max_chunks * d.group;
   auto* const workspace = static_cast<float*>(ctx.workspace(pieces * (D * sizeof(float) + sizeof(float2))));
   d.partial_ml = reinterpret_cast<float2*>(workspace);

@@ -1,15 +1,17 @@
 // attention_decode: out[b,h,:] = softmax_t(scale * q[b,h,:] . k[t,:]) v[t,:] over the cached tokens of row b (one query token)
-// Shapes   q, out [B, H*D]; caches [pages, Hkv, pageSize, D]; pageTable i32 [B, P]; kvLens i32 [B]; group = H/Hkv <= 8;
-//          D in {64, 128, 256}; pageSize % 16 == 0
+// Shapes   q, out [B, H*D]; caches [pages, Hkv, pageSize, D]; pageTable i32 [B, P]; cuSeqlensQ i32 [B+1], at most one token a
+//          row; kvLens i32 [B]; group = H/Hkv <= 8; D in {64, 128, 256}; pageSize % 16 == 0
 // Dtypes   q, out bf16; cache bf16 or e4m3 (f32 scale per KV head); scores, softmax and sums f32, P rounded to the V type
 //          of the MMA (bf16, or f16 for e4m3)
 // Traffic  K and V of every row once.  Floor B=64, Hkv=16, D=256, 266 tokens, bf16: 279 MB / 4.55 TB/s = 61.3 us
 // Launch   one block per SM; every warp takes whole chunks and streams their 16-token tiles through its own ring with the
 //          bulk tensor engine, so warps hide each other's latencies and nothing but the last combine is shared.
 // Order    KV is cut into chunks of 256 tokens by position, tiles and chunks combine in order: a row's result does not
-//          depend on its batch-mates, its slot or the page size.
+//          depend on its batch-mates, its slot or the page size. Only keys of the row's own window are read.
+// Faults   a length or page outside its tensor raises the fault word and is not followed
 #pragma once
 #include <cuda_fp16.h>
+#include "attention_args.h"
 #include "sm90.cuh"
 
 namespace octet::cuda::sm90 {
@@ -24,7 +26,9 @@ struct AttentionDecodeArgs {
   __nv_bfloat16* out;
   int64_t ldq, ldo;
   const int32_t* page_table;
+  const int32_t* cu_seqlens_q;
   const int32_t* kv_lens;
+  AttentionBounds bounds;         // capacity: also what max_chunks can hold
   const float* k_scale;           // [Hkv] or nullptr
   const float* v_scale;
   int rows, heads, kv_heads, group, page_size, table_width;
@@ -46,13 +50,13 @@ template <class T, int D> struct AttnShape {
   static constexpr int kFit = 196608 / (2 * kTile * kStages);
   static constexpr int kWarps = kFit > 12 ? 12 : kFit;
   static constexpr int kRing = kStages * 2 * kTile;
-  static constexpr int kSmem = 1024 + kWarps * (kRing + kStages * 8) + (3 * kMaxRows + 2) * 4;
+  static constexpr int kSmem = 1024 + kWarps * (kRing + kStages * 8) + (4 * kMaxRows + 2) * 4;
 };
 
 template <class T> __device__ __forceinline__ uint32_t swizzled(int row, int chunk, int span) {
   return span == 128 ? row * 128 + (((chunk ^ row) & 7) << 4) : row * 64 + (((chunk ^ (row >> 1)) & 3) << 4);
 }
-// Zeroes the rows of a V tile past the sequence: their weights are 0, and 0 times a stale NaN is not.
+// Zeroes the rows of a V tile outside the sequence or its window: their weights are 0, and 0 times a stale NaN is not.
 template <int kBoxes, int kBoxBytes, int kSpan>
 __device__ __forceinline__ void clear_rows(uint8_t* tile, int first, int rows, int thread, int threads) {
   constexpr int kPieces = kSpan / 16;
@@ -98,14 +102,45 @@ template <class T> __device__ __forceinline__ uint32_t pack2(float lo, float hi)
   }
 }
 
+// Query fragments from bf16 to f16, whose range is smaller: a head that would overflow is multiplied by a power of two, and
+// `scale` takes it back in the scores of heads 2*quad and 2*quad + 1.
+template <int kSteps> __device__ __forceinline__ void query_to_f16(uint32_t (&qf)[kSteps][2], float (&scale)[2]) {
+  const auto widen = [](uint32_t pair) { return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair)); };
+  float top = 0.f;
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float2 v = widen(qf[s][i]);
+      top = fmaxf(top, fmaxf(fabsf(v.x), fabsf(v.y)));
+    }
+  }
+  top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+  top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+  const int shift = top > 32768.f && top < INFINITY ? ilogbf(top) - 14 : 0;
+  const float factor = ldexpf(1.f, -shift);
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float2 v = widen(qf[s][i]);
+      qf[s][i] = pack2<uint8_t>(v.x * factor, v.y * factor);
+    }
+  }
+  const int quad = threadIdx.x & 3;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) scale[h] = ldexpf(1.f, __shfl_sync(~0u, shift, (quad * 2 + h) * 4));
+}
+
 // Work list: first every full chunk, row by row, then every row's last partial chunk, so the long units go out first.
 struct WorkList {
   int* lens;   // [rows]
   int* full;   // [rows + 1] running count of full chunks
   int* tails;  // [rows + 1] running count of rows with a partial chunk
+  int* at;     // [rows] the row's token in q and out, or -1
 };
 struct Unit {
-  int row, head, chunk, tokens, chunks, first_chunk, len;
+  int row, head, chunk, tokens, chunks, first_chunk, len, first_tile;
 };
 
 __device__ __forceinline__ int first_chunk_of(int len, int window) { return window > 0 && len > window ? (len - window) / kChunk : 0; }
@@ -139,6 +174,8 @@ __device__ __forceinline__ Unit unit_at(const AttentionDecodeArgs& a, const Work
     r.tokens = len % kChunk;
   }
   r.len = len;
+  const int unseen = a.window > 0 ? len - a.window - r.chunk * kChunk : 0;  // keys of the chunk before the window
+  r.first_tile = unseen > 0 ? unseen / kTileTokens : 0;
   r.chunks = (len + kChunk - 1) / kChunk - r.first_chunk;
   return r;
 }
@@ -153,7 +190,7 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
   uint8_t* rings = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~static_cast<uintptr_t>(1023));
   uint64_t* bars = reinterpret_cast<uint64_t*>(rings + S::kWarps * S::kRing);  // [warps][stages]
   int* const lens = reinterpret_cast<int*>(bars + S::kWarps * S::kStages);
-  const WorkList work{lens, lens + kMaxRows, lens + 2 * kMaxRows + 1};
+  const WorkList work{lens, lens + kMaxRows, lens + 2 * kMaxRows + 1, lens + 3 * kMaxRows + 2};
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, quad = lane & 3, octet = lane >> 2;
   if (threadIdx.x == 0) {
@@ -169,8 +206,16 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
     if (lane == 0) work.full[0] = work.tails[0] = 0;
     for (int r0 = 0; r0 < a.rows; r0 += 32) {
       const int r = r0 + lane;
-      const int len = r < a.rows ? a.kv_lens[r] : 0;
-      if (r < a.rows) work.lens[r] = len;
+      int len = 0;
+      if (r < a.rows) {
+        const int begin = a.cu_seqlens_q[r], end = a.cu_seqlens_q[r + 1];
+        len = a.kv_lens[r];
+        const bool good = a.bounds.hold(begin, end, len) && end - begin <= 1, live = good && end > begin;
+        if (!good) a.bounds.raise();
+        if (!live) len = 0;
+        work.at[r] = live ? begin : -1;
+        work.lens[r] = len;
+      }
       int f = len > 0 ? len / kChunk - first_chunk_of(len, a.window) : 0, t = len % kChunk != 0;
       for (int o = 1; o < 32; o <<= 1) {
         const int uf = __shfl_up_sync(~0u, f, o), ut = __shfl_up_sync(~0u, t, o);
@@ -191,12 +236,19 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
   // The issuing side runs ahead of the computing side, over unit boundaries.
   int issue_unit = first_unit, issue_tile = 0, issue_stage = 0;
   Unit iu{};
-  if (issue_unit < units) iu = unit_at(a, work, issue_unit);
+  if (issue_unit < units) {
+    iu = unit_at(a, work, issue_unit);
+    issue_tile = iu.first_tile;
+  }
   auto issue = [&]() {
     if (issue_unit >= units) return;
     if (lane == 0) {
       const int token = iu.chunk * kChunk + issue_tile * kTileTokens;
-      const int page = a.page_table[static_cast<int64_t>(iu.row) * a.table_width + token / a.page_size];
+      int page = a.page_table[static_cast<int64_t>(iu.row) * a.table_width + token / a.page_size];
+      if (page < 0 || page >= a.bounds.pages) {
+        a.bounds.raise();
+        page = 0;
+      }
       const int row = (page * a.kv_heads + iu.head) * a.page_size + token % a.page_size;
       uint8_t* dst = my_ring + issue_stage * 2 * S::kTile;
       uint64_t* bar = &my_bars[issue_stage];
@@ -209,9 +261,9 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
     }
     if (++issue_stage == S::kStages) issue_stage = 0;
     if (++issue_tile * kTileTokens >= iu.tokens) {
-      issue_tile = 0;
       issue_unit += unit_step;
       if (issue_unit < units) iu = unit_at(a, work, issue_unit);
+      issue_tile = iu.first_tile;
     }
   };
   for (int i = 0; i < S::kStages; ++i) issue();
@@ -226,22 +278,18 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
     uint32_t qf[kSteps][2];
     {
       const bool live = octet < a.group;
-      const __nv_bfloat16* qh = a.q + unit.row * a.ldq + static_cast<int64_t>(unit.head * a.group + (live ? octet : 0)) * D;
+      const __nv_bfloat16* qh = a.q + work.at[unit.row] * a.ldq + static_cast<int64_t>(unit.head * a.group + (live ? octet : 0)) * D;
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
         // Cached e4m3 rows are read 16 bytes a lane, which permutes d inside 64: the query follows the same order.
         const int d0 = sizeof(T) == 2 ? s * 16 + quad * 2 : (s / 4) * 64 + quad * 16 + (s % 4) * 4;
         const int d1 = sizeof(T) == 2 ? d0 + 8 : d0 + 2;
-        uint32_t lo = *reinterpret_cast<const uint32_t*>(qh + d0), hi = *reinterpret_cast<const uint32_t*>(qh + d1);
-        if constexpr (sizeof(T) == 1) {
-          const float2 l = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(lo)), h = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(hi));
-          lo = pack2<T>(l.x, l.y);
-          hi = pack2<T>(h.x, h.y);
-        }
-        qf[s][0] = live ? lo : 0;
-        qf[s][1] = live ? hi : 0;
+        qf[s][0] = live ? *reinterpret_cast<const uint32_t*>(qh + d0) : 0;
+        qf[s][1] = live ? *reinterpret_cast<const uint32_t*>(qh + d1) : 0;
       }
     }
+    float q_scale[2] = {1.f, 1.f};  // of heads 2*quad and 2*quad + 1
+    if constexpr (sizeof(T) == 1) query_to_f16<kSteps>(qf, q_scale);
     const float k_scale = a.k_scale ? a.k_scale[unit.head] : 1.f;
     const float s_scale = a.scale * k_scale;
     float o[kSteps][4];
@@ -249,9 +297,10 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
     for (int i = 0; i < kSteps; ++i) o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0.f;
     float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.f, 0.f};
     const int tiles = (unit.tokens + kTileTokens - 1) / kTileTokens;
-    for (int tile = 0; tile < tiles; ++tile) {
+    for (int tile = unit.first_tile; tile < tiles; ++tile) {
       mbar_wait(&my_bars[stage], phase);
-      const int valid = len - (unit.chunk * kChunk + tile * kTileTokens);
+      const int valid = len - (unit.chunk * kChunk + tile * kTileTokens), stale = oldest - (unit.chunk * kChunk + tile * kTileTokens);
+      if (stale > 0) clear_rows<S::kBoxes, S::kBoxBytes, S::kSpan>(my_ring + stage * 2 * S::kTile + S::kTile, 0, stale, lane, 32);
       if (valid < kTileTokens) clear_rows<S::kBoxes, S::kBoxBytes, S::kSpan>(my_ring + stage * 2 * S::kTile + S::kTile, valid, kTileTokens, lane, 32);
       const uint8_t* kt = my_ring + stage * 2 * S::kTile;
       const uint32_t kaddr = smem_addr(kt), vaddr = kaddr + S::kTile;
@@ -286,6 +335,7 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float v = ((c[0][i] + c[1][i]) + (c[2][i] + c[3][i])) * s_scale;
+        if constexpr (sizeof(T) == 1) v *= q_scale[i & 1];
         if (a.softcap > 0.f) v = a.softcap * tanhf(v / a.softcap);
         const int t = t0 + (i >> 1) * 8;
         s[i] = t < len && t >= oldest ? v * kLog2e : -INFINITY;
@@ -357,7 +407,7 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
       if (head >= a.group) continue;
       if (unit.chunks == 1) {
         const float f = l[h] > 0.f ? v_scale / l[h] : 0.f;
-        __nv_bfloat16* dst = a.out + unit.row * a.ldo + static_cast<int64_t>(unit.head * a.group + head) * D;
+        __nv_bfloat16* dst = a.out + work.at[unit.row] * a.ldo + static_cast<int64_t>(unit.head * a.group + head) * D;
 #pragma unroll
         for (int i = 0; i < kSteps; ++i) {
           dst[d_of(i, 0)] = __float2bfloat16(o[i][h] * f);
@@ -401,13 +451,19 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
       const float f = sum > 0.f ? v_scale / sum : 0.f;
 #pragma unroll
       for (int i = 0; i < kPer; ++i)
-        a.out[unit.row * a.ldo + static_cast<int64_t>(unit.head * a.group + head) * D + i * 32 + lane] = __float2bfloat16(acc[i] * f);
+        a.out[work.at[unit.row] * a.ldo + static_cast<int64_t>(unit.head * a.group + head) * D + i * 32 + lane] = __float2bfloat16(acc[i] * f);
     }
   }
-  // Rows without tokens give zeros.
+  // Rows that see no key, and rows outside every sequence, give zeros.
+  const auto clear_row = [&](int64_t t) {
+    for (int i = threadIdx.x; i < a.heads * D; i += S::kWarps * 32) a.out[t * a.ldo + i] = __float2bfloat16(0.f);
+  };
   for (int r = blockIdx.x; r < a.rows; r += gridDim.x) {
-    if (work.lens[r] > 0) continue;
-    for (int i = threadIdx.x; i < a.heads * D; i += S::kWarps * 32) a.out[r * a.ldo + i] = __float2bfloat16(0.f);
+    if (work.lens[r] <= 0 && work.at[r] >= 0) clear_row(work.at[r]);
+  }
+  const int begin = a.cu_seqlens_q[0], end = a.cu_seqlens_q[a.rows];
+  for (int t = blockIdx.x; t < a.bounds.tokens; t += gridDim.x) {
+    if (t < begin || t >= end) clear_row(t);
   }
 }
 

@@ -20,6 +20,7 @@ template <class T, int D> Status launch_prefill_as(const AttentionArgs& a, CudaC
   p.page_table = a.table->as<const int32_t>();
   p.cu_seqlens_q = a.cu_seqlens->as<const int32_t>();
   p.kv_lens = a.kv_lens->as<const int32_t>();
+  p.bounds = attention_bounds(a, ctx);
   p.k_scale = a.k_scale;
   p.v_scale = a.v_scale;
   p.kv_heads = a.kv_heads;

@@ -8,6 +8,7 @@
 //          two stages, by the bulk tensor engine.
 // Order    tiles by absolute position, ascending: a query row's result does not depend on how its prompt was chunked, on
 //          batch-mates or on the page size.
+// Faults   a length or page outside its tensor raises the fault word and is not followed
 #pragma once
 #include "attention_decode_sm90.cuh"
 
@@ -22,6 +23,7 @@ struct AttentionPrefillArgs {
   const int32_t* page_table;
   const int32_t* cu_seqlens_q;
   const int32_t* kv_lens;
+  AttentionBounds bounds;
   const float* k_scale;
   const float* v_scale;
   int kv_heads, group, page_size, table_width;
@@ -93,14 +95,27 @@ __global__ void __launch_bounds__(PrefillShape<T, D>::kWarps * 32, 1)
   }
   grid_launch_dependents();
   grid_wait();
+  if (row == 0 && blockIdx.x == 0) {  // rows outside every sequence give zeros
+    const auto clear = [&](int t, int end) {
+      for (t += warp; t < end; t += S::kWarps) {
+        for (int i = lane; i < D; i += 32) a.out[t * a.ldo + static_cast<int64_t>(head) * D + i] = __float2bfloat16(0.f);
+      }
+    };
+    clear(0, min(a.cu_seqlens_q[0], a.bounds.tokens));
+    clear(max(a.cu_seqlens_q[gridDim.z], 0), a.bounds.tokens);
+  }
   const int q_begin = a.cu_seqlens_q[row], n = a.cu_seqlens_q[row + 1] - q_begin, len = a.kv_lens[row];
+  if (!a.bounds.hold(q_begin, q_begin + n, len) || n > static_cast<int>(gridDim.x) * S::kRows) {
+    if (threadIdx.x == 0) a.bounds.raise();
+    return;
+  }
   const int q0 = static_cast<int>(gridDim.x - 1 - blockIdx.x) * S::kRows;  // longest first
   if (q0 >= n) return;
   const int offset = len - n;  // position of query row 0
   const int rows_here = n - q0 < S::kRows ? n - q0 : S::kRows;
   const int last = a.causal ? offset + q0 + rows_here - 1 : len - 1;
   const int first = a.window > 0 && offset + q0 - a.window + 1 > 0 ? offset + q0 - a.window + 1 : 0;
-  const int t_begin = first / kPrefillTokens, t_end = last / kPrefillTokens + 1;
+  const int t_begin = first / kPrefillTokens, t_end = last >= first ? last / kPrefillTokens + 1 : t_begin;
 
   // Q rows into shared memory, 128-byte swizzled spans; rows past the end are zero.
   for (int i = threadIdx.x; i < S::kRows * (D / 8); i += kThreads) {
@@ -120,7 +135,11 @@ __global__ void __launch_bounds__(PrefillShape<T, D>::kWarps * 32, 1)
       for (int g = 0; g < kPrefillTokens / 16; ++g) {
         int token = tile * kPrefillTokens + g * 16;
         if (token >= len) token = (len - 1) & ~15;  // masked: any mapped tokens will do
-        const int page = a.page_table[static_cast<int64_t>(row) * a.table_width + token / a.page_size];
+        int page = a.page_table[static_cast<int64_t>(row) * a.table_width + token / a.page_size];
+        if (page < 0 || page >= a.bounds.pages) {
+          if (token + 16 > first && token <= last) a.bounds.raise();
+          page = 0;
+        }
         const int at = (page * a.kv_heads + kv_head) * a.page_size + token % a.page_size;
 #pragma unroll
         for (int b = 0; b < S::kBoxes; ++b)
@@ -129,7 +148,7 @@ __global__ void __launch_bounds__(PrefillShape<T, D>::kWarps * 32, 1)
     }
   };
   if (threadIdx.x == 0) {
-    issue(t_begin, 0);
+    if (t_begin < t_end) issue(t_begin, 0);
     if (t_begin + 1 < t_end) issue(t_begin + 1, 1);
   }
 
@@ -217,7 +236,11 @@ __global__ void __launch_bounds__(PrefillShape<T, D>::kWarps * 32, 1)
       o[i][2] *= keep[1]; o[i][3] *= keep[1];
     }
     if constexpr (sizeof(T) == 2) mbar_wait(&full[stage * 2 + 1], parity);
-    if ((t + 1) * kPrefillTokens > len) {  // stale rows past the sequence: see clear_rows
+    if (first > t * kPrefillTokens) {  // rows that no query of the block sees: see clear_rows
+      clear_rows<S::kWideBoxes, kPrefillTokens * 128, 128>(vt, 0, first - t * kPrefillTokens, threadIdx.x, kThreads);
+      __syncthreads();
+    }
+    if ((t + 1) * kPrefillTokens > len) {  // stale rows past the sequence
       clear_rows<S::kWideBoxes, kPrefillTokens * 128, 128>(vt, len - t * kPrefillTokens, kPrefillTokens, threadIdx.x, kThreads);
       __syncthreads();
     }

@@ -1,6 +1,6 @@
 // layerNorm: s = round(x + residual); out[n,d] = (s[n,d] - mean) * rsqrt(var + eps) * (zeroCentered + w[d]) + b[d]
 // Shapes   x, residual, out, residualOut [N,D]; w, b [D]; 1 <= D <= 16384
-// Dtypes   x, residual, residualOut f32|bf16, one type; out f32|bf16; w, b f32|bf16; mean, then centred variance, in f32
+// Dtypes   x, residual, residualOut f32|bf16, one type; out f32|bf16; w, b f32|bf16, each its own; mean, then centred variance, in f32
 // Tensors  t0 x, t1 weight, t2 bias?, t3 residual?, t4 out, t5 residualOut?
 // Attrs    a0 eps, a1 zeroCenteredGamma
 // Traffic  x, residual once, out, residualOut once
@@ -11,7 +11,7 @@ namespace octet::cuda {
 
 template <int kN, int kHeld, int kThreads, class T, class W, class Y>
 __global__ void __launch_bounds__(kThreads)
-    layer_norm(Rows<const T> x, const W* weight, const W* bias, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, int64_t cols, float eps, float gamma0) {
+    layer_norm(Rows<const T> x, const W* weight, const void* bias, bool bias_f32, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, int64_t cols, float eps, float gamma0) {
   __shared__ float slots[kThreads / 32];
   const int64_t n = blockIdx.x;
   float v[kHeld][kN];
@@ -40,7 +40,8 @@ __global__ void __launch_bounds__(kThreads)
     if (c >= cols) continue;
     float w[kN], b[kN] = {};
     load<W, kN>(w, weight + c);
-    if (bias != nullptr) load<W, kN>(b, bias + c);
+    if (bias != nullptr && bias_f32) load<float, kN>(b, static_cast<const float*>(bias) + c);
+    if (bias != nullptr && !bias_f32) load<bf16, kN>(b, static_cast<const bf16*>(bias) + c);
 #pragma unroll
     for (int k = 0; k < kN; ++k) v[i][k] = fmaf(v[i][k] * scale, gamma0 + w[k], b[k]);
     store<Y, kN>(out[n] + c, v[i]);
@@ -52,7 +53,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   const int64_t rows = x.rows(), cols = x.cols();
   if (rows * cols == 0) return Status::ok;
   if ((residual && residual.dtype != x.dtype) || (residual_out && residual_out.dtype != x.dtype)) return Status::unsupported;
-  if (bias && bias.dtype != weight.dtype) return Status::unsupported;
+  if (bias && bias.dtype != DType::f32 && bias.dtype != DType::bf16) return Status::unsupported;
   return dispatch_compute(x.dtype, [&](auto xt) {
     return dispatch_compute(weight.dtype, [&](auto wt) {
     return dispatch_compute(out.dtype, [&](auto yt) {
@@ -64,7 +65,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
                         (reinterpret_cast<uintptr_t>(weight.data) | reinterpret_cast<uintptr_t>(bias.data)) % 16 == 0;
       return by_row_length(cols, wide, [&](auto width, auto held, auto threads) {
         layer_norm<decltype(width)::value, decltype(held)::value, decltype(threads)::value, T, W, Y><<<static_cast<unsigned>(rows), decltype(threads)::value, 0, ctx.stream()>>>(
-            rows_of<const T>(x), weight.as<const W>(), bias.as<const W>(), rows_of<const T>(residual), rows_of<Y>(out), rows_of<T>(residual_out), cols, call.f(0),
+            rows_of<const T>(x), weight.as<const W>(), bias.data, bias.dtype == DType::f32, rows_of<const T>(residual), rows_of<Y>(out), rows_of<T>(residual_out), cols, call.f(0),
             call.b(1) ? 1.f : 0.f);
         return launched();
       });

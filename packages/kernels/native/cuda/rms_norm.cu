@@ -1,7 +1,7 @@
 // rmsNorm: s = round(x + residual); out[n,d] = s[n,d] * rsqrt(mean_d(s[n,:]^2) + eps) * (zeroCentered + w[d])
 // Shapes   x, residual, out, residualOut [N,D]; w [D]; 1 <= D <= 16384
 // Dtypes   x, residual, residualOut f32|bf16, one type; out f32|bf16; w f32|bf16; accumulate f32; round once at the store, or
-//          before the weight too where castBeforeWeight asks for Llama's order
+//          to out's dtype before the weight too where castBeforeWeight asks for Llama's order
 // Tensors  t0 x, t1 weight, t2 residual?, t3 out, t4 residualOut?
 // Attrs    a0 eps, a1 zeroCenteredGamma, a2 castBeforeWeight
 // Traffic  x, residual once, out, residualOut once.  Floor N=64, D=3072 bf16 with residual: 1.6 MB, launch-bound
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int k = 0; k < kN; ++k) {
       const float normed = v[i][k] * scale;
-      v[i][k] = (cast_first ? to_float(from_float<T>(normed)) : normed) * (gamma0 + w[k]);
+      v[i][k] = (cast_first ? to_float(from_float<Y>(normed)) : normed) * (gamma0 + w[k]);
     }
     store<Y, kN>(out[n] + c, v[i]);
   }

@@ -20,10 +20,6 @@ class Addon final : public Napi::Addon<Addon>, public CompletionSink {
     std::shared_ptr<GraphData> capture;  // set while ops are recorded instead of run
   };
 
-  // Layout of the scratch: [op, tensors, attrs, tensors x (address, dtype, ndim, shape[5], rowStride), attrs…].
-  static constexpr int kScratchHeader = 3, kScratchTensor = 9;
-  static constexpr int kScratchLength = kScratchHeader + kMaxTensors * kScratchTensor + kMaxAttrs;
-
   // The hot path: enqueue(queue, ticket), arguments in the scratch.
   static napi_value Enqueue(napi_env env, napi_callback_info info);
   void EncodeOp(uint8_t* target, size_t bytes, uint64_t ticket) const;

@@ -16,6 +16,11 @@ constexpr const char* kOpNames[] = {
 };
 constexpr uint32_t kOpCount = sizeof(kOpNames) / sizeof(kOpNames[0]);
 
+// Layout of the scratch that hands an op call over: [op, tensors, attrs, tensors x (address, dtype, ndim, shape[5],
+// rowStride), attrs…].
+constexpr int kScratchHeader = 3, kScratchTensor = 9;
+constexpr int kScratchLength = kScratchHeader + kMaxTensors * kScratchTensor + kMaxAttrs;
+
 class Backend {
  public:
   virtual ~Backend() = default;

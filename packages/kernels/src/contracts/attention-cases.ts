@@ -1,5 +1,6 @@
 /** What the contracts of attention and attentionDense share: the definition in float64 with its error bound. */
-import { U, host, type HostTensor } from './host.js'
+import type { Expected } from './contract.js'
+import { FORMATS, U, host, type HostTensor } from './host.js'
 
 /** Keys a kernel takes at a time; its sums of weights times values are chains of at most this length. */
 const CHUNK = 256
@@ -13,34 +14,66 @@ export interface AttendOptions {
   readonly vScale: number
 }
 
+/** Where rows of the reference go: values, their bounds, and the elements that no bound can hold. */
+export class Attended {
+  readonly values: Float64Array
+  readonly error: Float64Array
+  /** What tensor cores may add: see {@link attendRow}. */
+  readonly narrow: Float64Array
+  /** 1: a key that the row scores -infinity has NaN there, which a kernel may or may not multiply by 0. */
+  readonly open: Uint8Array
+  constructor(readonly length: number) {
+    this.values = new Float64Array(length)
+    this.error = new Float64Array(length)
+    this.narrow = new Float64Array(length)
+    this.open = new Uint8Array(length)
+  }
+
+  /** `nan`: elements that a kernel multiplying whole tiles of V may make NaN. */
+  expected(nan: (index: number) => boolean = () => false): Expected {
+    const maybeNaN = (i: number): boolean => this.open[i] === 1
+    return { values: this.values, error: this.error, maybeNaN, narrow: { error: this.narrow, rms: 0, maybeNaN: (i) => maybeNaN(i) || nan(i) } }
+  }
+}
+
 /**
- * softmax(cap(q . k * scale)) v over the given keys, into out[at …] and error[at …]; no key gives 0.
+ * softmax(cap(q . k * scale)) v over the given keys, into `to` from `at` on; no key gives 0.
  *
  * Bound. A score is a chain of d products times scale: (d + 3) units of sum |q k| scale; tanh has slope at most 1 and adds
  * 8 units. Weights e^(s - m) carry that twice (own and sum's), the rounding of s - m and the exponential's 4 units. Each
  * output is a chain of at most 256 products per chunk, joined with 3 roundings and two exponentials a chunk, all relative
  * to sum w |v|; the last factor adds 3 units.
+ *
+ * Tensor cores. Weights are rounded to bf16, half a unit of it, or to f16, whose smallest step is 2^-24; queries go to f16
+ * beside an FP8 cache, with the same step; scores are scaled to base 2, a few units of theirs; tanh comes from an
+ * exponential, 4 units of the cap.
  */
-export function attendRow(q: Float64Array, keys: readonly Float64Array[], vals: readonly Float64Array[], o: AttendOptions, out: Float64Array, error: Float64Array, at: number): void {
+export function attendRow(q: Float64Array, keys: readonly Float64Array[], vals: readonly Float64Array[], o: AttendOptions, to: Attended, at: number): void {
+  const { values: out, error } = to
   const n = keys.length
   if (n === 0) return
   const scores = new Float64Array(n)
   let scoreError = 0
+  let narrowScore = 0
   let top = -Infinity
   for (let j = 0; j < n; j++) {
     const k = keys[j]!
     let dot = 0
     let magnitude = 0
+    let keySize = 0
     for (let i = 0; i < o.d; i++) {
       const product = q[i]! * k[i]!
       dot += product
       magnitude += Math.abs(product)
+      keySize += Math.abs(k[i]!)
     }
     const s = dot * o.kScale * o.scale
     scores[j] = o.softcap > 0 ? o.softcap * Math.tanh(s / o.softcap) : s
     let e = (o.d + 3) * U * magnitude * Math.abs(o.kScale * o.scale)
     if (o.softcap > 0) e += 8 * U * Math.abs(scores[j]!)
     if (Number.isFinite(e)) scoreError = Math.max(scoreError, e)
+    const n = e + keySize * 2 ** -25 * Math.abs(o.kScale * o.scale) + 4 * U * (Math.abs(scores[j]!) + o.softcap)
+    if (Number.isFinite(n)) narrowScore = Math.max(narrowScore, n)
     if (scores[j]! > top) top = scores[j]!
   }
   const shift = top === -Infinity ? 0 : top
@@ -53,13 +86,23 @@ export function attendRow(q: Float64Array, keys: readonly Float64Array[], vals: 
     const weight = Math.exp(scores[j]! - shift) / sum
     const relative = base + (weight > 0 ? 2 * Math.abs(scores[j]! - shift) * U : 0)
     const v = vals[j]!
+    // Minus infinity in float32: the key is not seen.
+    const hidden = scores[j]! < -FORMATS.f32.max
     for (let i = 0; i < o.d; i++) {
+      if (hidden) {
+        if (Number.isNaN(v[i]!)) to.open[at + i] = 1
+        continue
+      }
       const term = weight * v[i]! * o.vScale
       out[at + i]! += term
       error[at + i]! += Math.abs(term) * relative + 2 ** -126
+      to.narrow[at + i]! += Math.abs(term) * (2 ** -8 + 2 * narrowScore) + Math.abs(v[i]! * o.vScale) * 2 ** -25
     }
   }
-  for (let i = 0; i < o.d; i++) if (!Number.isFinite(error[at + i]!)) error[at + i] = 0
+  for (let i = at; i < at + o.d; i++) {
+    if (!Number.isFinite(error[i]!)) error[i] = 0
+    if (!Number.isFinite(to.narrow[i]!)) to.narrow[i] = 0
+  }
 }
 
 /** Names a list of (query length, key length) pairs. */
@@ -72,6 +115,7 @@ export const LENGTHS: Readonly<Record<string, readonly (readonly [q: number, kv:
   chunked: [[7, 263], [20, 290]],
   empty: [[0, 3], [2, 2], [0, 0]],
   behind: [[4, 2], [3, 3]],
+  idle: [[1, 5], [0, 0], [1, 300], [0, 7], [1, 530]],
   many: [[1, 3], [2, 9], [1, 1], [3, 30], [1, 64], [2, 66], [1, 300]],
 }
 

@@ -1,6 +1,6 @@
 import { itemSize } from '@octet-llm/core'
 import { attentionDense as op } from '../ops/attention-dense.js'
-import { DIMS, HEADS, LENGTHS, MOST_WORK, attendRow, withoutInfinity, workOf } from './attention-cases.js'
+import { Attended, DIMS, HEADS, LENGTHS, MOST_WORK, attendRow, withoutInfinity, workOf } from './attention-cases.js'
 import type { ContractCase, Expected, OpContract, Run } from './contract.js'
 import { ACTIVATIONS, host, ints, rms, sampled, spread, values, type HostTensor, type Random, type Values } from './host.js'
 
@@ -68,8 +68,7 @@ function visible({ at, mask }: Problem, b: number, i: number, j: number): boolea
 function reference(p: Problem): Expected {
   const { at, q, k, v, where } = p
   const [heads, kvHeads] = at.heads
-  const out = new Float64Array(q.values.length)
-  const error = new Float64Array(out.length)
+  const to = new Attended(q.values.length)
   at.lengths.forEach(([qLen, kvLen], b) => {
     for (let i = 0; i < qLen; i++) {
       const keys = Array.from({ length: kvLen }, (_, j) => j).filter((j) => visible(p, b, i, j))
@@ -80,11 +79,11 @@ function reference(p: Problem): Expected {
           return t.values.subarray(from, from + at.D)
         }
         const from = ((where.startsQ[b]! + i) * heads + h) * at.D
-        attendRow(q.values.subarray(from, from + at.D), keys.map(row(k)), keys.map(row(v)), { d: at.D, scale: 0.3, softcap: at.softcap, kScale: 1, vScale: 1 }, out, error, from)
+        attendRow(q.values.subarray(from, from + at.D), keys.map(row(k)), keys.map(row(v)), { d: at.D, scale: 0.3, softcap: at.softcap, kScale: 1, vScale: 1 }, to, from)
       }
     }
   })
-  return { values: out, error }
+  return to.expected()
 }
 
 function build(random: Random, at: Axes): Run {

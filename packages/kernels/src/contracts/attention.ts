@@ -1,6 +1,6 @@
 import { itemSize } from '@octet-llm/core'
 import { attention as op } from '../ops/attention.js'
-import { DIMS, HEADS, LENGTHS, MOST_WORK, attendRow, withoutInfinity, workOf } from './attention-cases.js'
+import { Attended, DIMS, HEADS, LENGTHS, MOST_WORK, attendRow, withoutInfinity, workOf } from './attention-cases.js'
 import { attentionInvariance } from './attention-invariance.js'
 import type { ContractCase, Expected, OpContract, PerfCase, Run } from './contract.js'
 import { ACTIVATIONS, host, ints, rms, sampled, spread, values, type HostTensor, type Random, type Values } from './host.js'
@@ -22,10 +22,15 @@ interface Problem {
 function reference(p: Problem): Expected {
   const { heads, cache } = p
   const { d, kvHeads } = cache
-  const out = new Float64Array(p.q.values.length)
-  const error = new Float64Array(out.length)
+  const to = new Attended(p.q.values.length)
+  const nan = new Uint8Array(to.length)
   let row = 0
   p.lengths.forEach(([qLen, kvLen], b) => {
+    // Of each KV head: the columns of V in which some token of the sequence has NaN.
+    const columns = Array.from({ length: kvHeads }, (_, kvHead) => {
+      const offsets = Array.from({ length: kvLen }, (_, j) => cacheOffset(cache, b, j, kvHead))
+      return Uint8Array.from({ length: d }, (_, i) => Number(offsets.some((o) => Number.isNaN(cache.v.values[o + i]!))))
+    })
     for (let i = 0; i < qLen; i++, row++) {
       const position = kvLen - qLen + i
       const lo = p.window > 0 ? Math.max(0, position - p.window + 1) : 0
@@ -33,6 +38,7 @@ function reference(p: Problem): Expected {
       for (let h = 0; h < heads; h++) {
         const kvHead = Math.floor(h / (heads / kvHeads))
         const at = (row * heads + h) * d
+        nan.set(columns[kvHead]!, at)
         const offsets: number[] = []
         for (let j = lo; j < hi; j++) offsets.push(cacheOffset(cache, b, j, kvHead))
         attendRow(
@@ -40,14 +46,13 @@ function reference(p: Problem): Expected {
           offsets.map((o) => cache.k.values.subarray(o, o + d)),
           offsets.map((o) => cache.v.values.subarray(o, o + d)),
           { d, scale: 1 / Math.sqrt(d), softcap: p.softcap, kScale: p.kScale?.values[kvHead] ?? 1, vScale: p.vScale?.values[kvHead] ?? 1 },
-          out,
-          error,
+          to,
           at,
         )
       }
     }
   })
-  return { values: out, error }
+  return to.expected((i) => nan[i] === 1)
 }
 
 interface Axes {
@@ -64,6 +69,10 @@ interface Axes {
   readonly scaled: boolean
   readonly values: Values
   readonly padding: number
+  /** Default: every tensor is a slice with gaps. `plain`: as models have them, what the fast kernels ask for. */
+  readonly placement?: 'plain'
+  /** Default: the op's own. `tight`: the longest lengths, as a model's step gives them. */
+  readonly bounds?: 'tight'
 }
 
 function build(random: Random, at: Axes): Run {
@@ -80,7 +89,7 @@ function build(random: Random, at: Axes): Run {
   for (const [length] of at.lengths) cu.push(cu.at(-1)! + length)
   return {
     inputs: {
-      q: { host: q, placement: 'offset' },
+      q: { host: q, placement: at.placement ?? 'offset' },
       kCache: { host: cache.k },
       vCache: { host: cache.v },
       pageTable: { host: cache.pageTable, placement: 'padded' },
@@ -88,7 +97,7 @@ function build(random: Random, at: Axes): Run {
       kvLens: { host: ints(at.lengths.map(([, kv]) => kv)) },
       ...(kScale && vScale && { kScaleInv: { host: kScale }, vScaleInv: { host: vScale } }),
     },
-    outputs: { out: { dtype: at.out, shape: q.shape, placement: 'padded' } },
+    outputs: { out: { dtype: at.out, shape: q.shape, placement: at.placement ?? 'padded' } },
     call: (t) =>
       void op({
         q: t.q!,
@@ -101,6 +110,7 @@ function build(random: Random, at: Axes): Run {
         causal: at.causal,
         window: at.window,
         softcap: at.softcap,
+        ...(at.bounds && { maxSeqlenQ: Math.max(...at.lengths.map(([q]) => q)), maxSeqlenKv: capacity }),
         out: t.out!,
       }),
     expected: () => ({ out: { ...reference({ q, cache, lengths: at.lengths, heads, causal: at.causal, window: at.window, softcap: at.softcap, kScale, vScale }), ...rms(at.values, 48) } }),
@@ -133,30 +143,66 @@ function* cases(): Generator<ContractCase> {
     if (work > MOST_WORK.full) continue
     yield { name, quick: work < MOST_WORK.quick && sampled(index++, 12), make: (random) => build(random, { ...at, heads, lengths }) }
   }
+  yield* fast()
   yield* broken()
 }
 
-const PLAIN = { q: 'f32', out: 'f32', cache: 'f32', heads: [2, 1], D: 8, pageSize: 4, lengths: [[1, 5], [2, 8]], causal: true, window: 0, softcap: 0, scaled: false, values: 'normal', padding: 0 } as const satisfies Axes
+/** Shapes as models have them, bf16 throughout or over an FP8 cache: where the kernels for tensor cores are chosen. */
+function* fast(): Generator<ContractCase> {
+  const axes = {
+    cache: ['bf16', 'e4m3'] as const,
+    heads: Object.keys(HEADS),
+    D: [64, 128, 256],
+    pageSize: [16, 64, 256],
+    lengths: Object.keys(LENGTHS),
+    causal: [true, false],
+    window: [0, 5, 200],
+    softcap: [0, 4],
+    scaled: [false, true],
+    values: ['normal', 'special'] as const,
+    padding: [0, 2],
+  }
+  let index = 0
+  for (const { name, at } of spread(axes, 1200)) {
+    const heads = HEADS[at.heads]!
+    const lengths = LENGTHS[at.lengths]!
+    const work = workOf(lengths, heads[0], at.D)
+    if (work > MOST_WORK.full) continue
+    const form = { ...at, q: 'bf16', out: 'bf16', heads, lengths, placement: 'plain', bounds: 'tight' } as const
+    yield { name: `fast ${name}`, quick: work < MOST_WORK.quick && sampled(index++, 6), make: (random) => build(random, form) }
+  }
+}
+
+const PLAIN: Axes = { q: 'f32', out: 'f32', cache: 'f32', heads: [2, 1], D: 8, pageSize: 4, lengths: [[1, 5], [2, 8]], causal: true, window: 0, softcap: 0, scaled: false, values: 'normal', padding: 0 }
+
+const FAST = { ...PLAIN, q: 'bf16', out: 'bf16', cache: 'bf16', D: 64, pageSize: 16, placement: 'plain', bounds: 'tight' } as const
+const BROKEN: Readonly<Record<string, Axes>> = {
+  portable: PLAIN,
+  prefill: { ...FAST, lengths: [[1, 20], [2, 32]] },
+  decode: { ...FAST, lengths: [[1, 20], [1, 32], [1, 3]] },
+}
 
 /** Lengths and pages that lead outside their tensors. */
 function* broken(): Generator<ContractCase> {
   const faults: Readonly<Record<string, (run: Run) => void>> = {
-    'kvLen-past-table': (run) => (run.inputs['kvLens']!.host.values[1] = 9),
+    'kvLen-past-table': (run) => (run.inputs['kvLens']!.host.values[1] = 40),
     'kvLen-negative': (run) => (run.inputs['kvLens']!.host.values[1] = -1),
-    'cu-past-rows': (run) => (run.inputs['cuSeqlensQ']!.host.values[2] = 4),
+    'cu-past-rows': (run) => (run.inputs['cuSeqlensQ']!.host.values[2] = 9),
     'cu-descending': (run) => (run.inputs['cuSeqlensQ']!.host.values[2] = 0),
     page: (run) => (run.inputs['pageTable']!.host.values[0] = 1000),
     'page-negative': (run) => (run.inputs['pageTable']!.host.values[1] = -1),
   }
-  for (const [name, spoil] of Object.entries(faults)) {
-    yield {
-      name: `bad=${name}`,
-      quick: true,
-      make(random) {
-        const run = build(random, PLAIN)
-        spoil(run)
-        return { ...run, fails: 'OP_FAILED' }
-      },
+  for (const [form, at] of Object.entries(BROKEN)) {
+    for (const [name, spoil] of Object.entries(faults)) {
+      yield {
+        name: `form=${form} bad=${name}`,
+        quick: true,
+        make(random) {
+          const run = build(random, at)
+          spoil(run)
+          return { ...run, fails: 'OP_FAILED' }
+        },
+      }
     }
   }
 }

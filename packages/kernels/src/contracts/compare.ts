@@ -19,7 +19,7 @@ export function compare(actual: Float64Array, expected: Expected, dtype: TensorD
   let wrong = 0
   let first = -1
   for (let i = 0; i < actual.length; i++) {
-    if (right(actual[i]!, expected, dtype, i)) continue
+    if (right(actual[i]!, expected, dtype, i) || (Number.isNaN(actual[i]!) && expected.maybeNaN?.(i) === true)) continue
     wrong++
     if (first < 0) first = i
   }
@@ -29,6 +29,19 @@ export function compare(actual: Float64Array, expected: Expected, dtype: TensorD
     return `${wrong} of ${actual.length} elements wrong; first ${place}: ${bound} ${values[first]}, got ${actual[first]}`
   }
   return expected.rms === undefined || expected.accepts !== undefined || !isFormat(dtype) ? null : compareRows(actual, expected, dtype, cols)
+}
+
+/** What a kernel that multiplies in narrow types is held to. */
+export function widened(expected: Expected): Expected {
+  const { narrow } = expected
+  if (narrow === undefined) return expected
+  const { maybeNaN = expected.maybeNaN } = narrow
+  return {
+    values: expected.values,
+    error: narrow.error.map((error, i) => error + errorAt(expected, i)),
+    ...(expected.rms !== undefined && { rms: expected.rms + narrow.rms }),
+    ...(maybeNaN && { maybeNaN }),
+  }
 }
 
 function errorAt(expected: Expected, i: number): number {

@@ -44,6 +44,20 @@ export interface Expected {
    * below the worst case that `error` admits: it catches one wrong row, or a systematic loss, under a wide bound.
    */
   readonly rms?: number
+  /**
+   * More error, for kernels that multiply in narrower types than float32: tensor cores, as the contract that has it says.
+   * Portable kernels are held to `error` alone.
+   */
+  readonly narrow?: {
+    /** Added to `error`. */
+    readonly error: Float64Array
+    /** Added to `rms`. */
+    readonly rms: number
+    /** Elements that may be NaN: a weight of 0 meets a NaN that the kernel multiplies all the same. */
+    readonly maybeNaN?: (index: number) => boolean
+  }
+  /** Elements that may be NaN, whatever the kernel. */
+  readonly maybeNaN?: (index: number) => boolean
   /** Several results are right (a draw next to the edge of two tokens): decides instead of `values`. */
   readonly accepts?: (index: number, value: number) => boolean
 }

@@ -2,5 +2,6 @@ export type { Axes, ContractCase, Expected, Input, InvarianceCase, OpContract, O
 export { filterOf, matches } from './filter.js'
 export { Random, type HostTensor } from './host.js'
 export { countCases, runTable } from './runner.js'
-export type { CaseResult, DevicePeak, TableMode, TableOptions, TableResult } from './tally.js'
+export { mergeResults, unreached } from './tally.js'
+export type { CaseResult, DevicePeak, OpTally, TableMode, TableOptions, TableResult } from './tally.js'
 export { CONTRACTS } from './table.js'

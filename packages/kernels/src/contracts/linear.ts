@@ -13,7 +13,7 @@ const MAYBE = ['none', ...ACTIVATIONS] as const
 
 interface Axes {
   readonly x: (typeof XS)[number]
-  readonly weight: (typeof WEIGHTS)[number]
+  readonly weight: (typeof WEIGHTS)[number] | 'e5m2/tensor'
   readonly bias: (typeof MAYBE)[number]
   readonly residual: (typeof MAYBE)[number]
   readonly out: 'f32' | 'bf16'
@@ -43,28 +43,47 @@ function operand(random: Random, form: string, rows: number, cols: number, kind:
 
 /**
  * x . w^T + bias + residual. Any order of K float32 products and sums is within (K + 2) units of sum |x w|; scales, bias
- * and residual add a unit of what they make each. Levels with bf16 dot products flush subnormals: K 2^-120 covers that.
+ * and residual add a unit of what they make each. Levels with bf16 dot products flush subnormals: K 2^-120
+ * covers that, and a subnormal against an infinity may give NaN.
+ *
+ * Tensor cores that multiply FP8 codes add 32 products and the sum so far at a time, each cut to 13 bits after the point of
+ * the largest: 33 cuts of 2^-13 of the largest of them, for every 32 along K (Hopper; DeepSeek-V3, arXiv:2412.19437, 3.3.2).
  */
 function reference(at: Axes, x: Operand, w: Operand, bias: HostTensor | null, residual: HostTensor | null): Expected {
   const { M, N, K } = at
   const out = new Float64Array(M * N)
   const error = new Float64Array(M * N)
+  const narrow = isFp8(x.data) && isFp8(w.data) ? new Float64Array(M * N) : null
+  const open = new Set<number>()
   for (let m = 0; m < M; m++) {
     for (let n = 0; n < N; n++) {
       let sum = 0
       let magnitude = 0
+      let [largest, cut] = [0, 0]
       for (let k = 0; k < K; k++) {
         const product = x.real[m * K + k]! * w.real[n * K + k]!
         sum += product
         magnitude += Math.abs(product)
+        if (Math.abs(product) === Infinity && Math.min(Math.abs(x.real[m * K + k]!), Math.abs(w.real[n * K + k]!)) < 2 ** -126) open.add(m * N + n)
+        if (narrow === null) continue
+        largest = Math.max(largest, Math.abs(product), Math.abs(sum))
+        if (k % 32 === 31 || k === K - 1) {
+          cut += 33 * 2 ** -13 * largest
+          largest = 0
+        }
       }
       const i = m * N + n
       out[i] = sum + (bias?.values[n] ?? 0) + (residual?.values[i] ?? 0)
       const bound = (K + 6) * U * magnitude + 2 * U * (Math.abs(bias?.values[n] ?? 0) + Math.abs(residual?.values[i] ?? 0)) + K * 2 ** -120
       error[i] = Number.isFinite(bound) ? bound : 0
+      if (narrow !== null) narrow[i] = Number.isFinite(cut) ? cut : 0
     }
   }
-  return { values: out, error }
+  return { values: out, error, maybeNaN: (i) => open.has(i), ...(narrow && { narrow: { error: narrow, rms: 2 ** 14 } }) }
+}
+
+function isFp8({ dtype }: HostTensor): boolean {
+  return dtype === 'e4m3' || dtype === 'e5m2'
 }
 
 function argumentsOf(name: string, o: Operand, placement: Placement): Record<string, Input> {
@@ -122,6 +141,28 @@ function* cases(): Generator<ContractCase> {
   }
 }
 
+/** Shapes as models have them, whole vectors on aligned rows: where tensor cores and the vendor's library are chosen. */
+function* fast(): Generator<ContractCase> {
+  const axes = {
+    operands: ['bf16*bf16', 'f32*f32', 'e4m3/tensor*e4m3/tensor', 'e4m3/row*e4m3/row', 'e4m3/row*e4m3/tensor', 'e4m3/tensor*e5m2/tensor'],
+    bias: ['none', 'bf16', 'f32'] as const,
+    residual: ['none', 'bf16', 'f32'] as const,
+    out: ACTIVATIONS,
+    M: [1, 2, 7, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 200],
+    N: [8, 48, 64, 65, 127, 128, 129, 300, 520],
+    K: [16, 64, 128, 144, 256, 384, 528, 1024, 2048],
+    values: ['normal', 'wide', 'special'] as const,
+    into: ['new', 'residual'] as const,
+  }
+  let index = 0
+  for (const { name, at } of spread(axes, 1500)) {
+    const [x, weight] = at.operands.split('*') as [Axes['x'], Axes['weight']]
+    const work = at.M * at.N * at.K
+    if (work > 2 * MOST_WORK.full) continue
+    yield { name: `fast ${name}`, quick: work < 2 * MOST_WORK.quick && sampled(index++, 4), make: (random) => build(random, { ...at, x, weight, placement: 'plain' }) }
+  }
+}
+
 const PLAIN = { bias: 'none', residual: 'none', out: 'bf16', values: 'normal', placement: 'plain', into: 'new' } as const
 
 function* perf(): Generator<PerfCase> {
@@ -139,7 +180,10 @@ export const linear: OpContract = {
   tolerance: 'K + 6 units of 2^-24 of sum |x w|, two of bias and residual, and the rounding to out',
   bytes: ({ M = 1, N = 1, K = 1 }) => (N * K + M * (N + K)) * itemSize('f32'),
   flops: ({ M = 1, N = 1, K = 1 }) => 2 * M * N * K,
-  cases,
+  *cases() {
+    yield* cases()
+    yield* fast()
+  },
   perf,
   *invariance(): Generator<InvarianceCase> {
     for (const K of [7, 64, 1000]) {

@@ -71,14 +71,23 @@ class CudaBackend final : public Backend {
       if (device != nullptr) device->memory(&free, &total);
       return Napi::Number::New(info.Env(), static_cast<double>(free));
     }, "freeBytes");
-    // force(op, variant | ''): the variant of the op on every queue; '' lets the table choose.
-    exports["force"] = Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
-      cuda::force_variant(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::String>().Utf8Value());
-    }, "force");
-    // chosen(op) -> the variant that ran last in this process, or ''
-    exports["chosen"] = Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
-      return Napi::String::New(info.Env(), cuda::last_variant(info[0].As<Napi::Number>().Int32Value()));
-    }, "chosen");
+    // forceVariant(level, op, variant | ''): the variant of the op on this environment's queues; '' lets the table choose.
+    exports["forceVariant"] = Napi::Function::New(env, [this](const Napi::CallbackInfo& info) {
+      CudaDevice* const device = open(info[0].As<Napi::Number>().Int32Value());
+      if (device != nullptr) device->force_variant(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::String>().Utf8Value());
+    }, "forceVariant");
+    // lastVariant(level, op) -> the variant that this environment ran last, or ''
+    exports["lastVariant"] = Napi::Function::New(env, [this](const Napi::CallbackInfo& info) -> Napi::Value {
+      CudaDevice* const device = open(info[0].As<Napi::Number>().Int32Value());
+      return Napi::String::New(info.Env(), device == nullptr ? "" : device->last_variant(info[1].As<Napi::Number>().Int32Value()));
+    }, "lastVariant");
+    // fitting(level, scratch) -> variants whose predicate takes the call in the scratch, in the order they are tried. A level
+    // that this machine lacks stands for an sm_90 device with cuBLASLt.
+    exports["fitting"] = Napi::Function::New(env, [this](const Napi::CallbackInfo& info) -> Napi::Value {
+      CudaDevice* const device = open(info[0].As<Napi::Number>().Int32Value());
+      const cuda::DeviceInfo hopper{0, 90, 132, 227 << 10, true};
+      return fitting(info.Env(), call_of(info[1].As<Napi::Float64Array>().Data()), device == nullptr ? hopper : device->info());
+    }, "fitting");
   }
 
  private:
@@ -99,6 +108,32 @@ class CudaBackend final : public Backend {
     const cuda::OpVariants v = cuda::variants_of(static_cast<int>(op));
     auto out = Napi::Array::New(env);
     for (int i = 0; i < v.count; ++i) out[static_cast<uint32_t>(i)] = Napi::String::New(env, v.rows[i].name);
+    return out;
+  }
+  // The op call that src/enqueue.ts wrote into its scratch (layout in runtime/backend.h).
+  static OpCall call_of(const double* in) {
+    OpCall call;
+    call.op = static_cast<int32_t>(in[0]);
+    call.tensor_count = static_cast<int32_t>(in[1]);
+    call.attr_count = static_cast<int32_t>(in[2]);
+    in += kScratchHeader;
+    for (int i = 0; i < call.tensor_count; ++i, in += kScratchTensor) {
+      TensorArg& t = call.t[i];
+      t.data = reinterpret_cast<void*>(static_cast<uintptr_t>(in[0]));
+      t.dtype = static_cast<DType>(static_cast<int32_t>(in[1]));
+      t.ndim = static_cast<int32_t>(in[2]);
+      for (int d = 0; d < kMaxDims; ++d) t.shape[d] = static_cast<int64_t>(in[3 + d]);
+      t.row_stride = static_cast<int64_t>(in[8]);
+    }
+    for (int i = 0; i < call.attr_count; ++i) call.attr[i] = in[i];
+    return call;
+  }
+  static Napi::Value fitting(Napi::Env env, const OpCall& call, const cuda::DeviceInfo& device) {
+    const cuda::OpVariants v = cuda::variants_of(call.op);
+    auto out = Napi::Array::New(env);
+    for (int i = 0; i < v.count; ++i) {
+      if (v.rows[i].min_arch <= device.arch && v.rows[i].fits(call, device)) out[out.Length()] = Napi::String::New(env, v.rows[i].name);
+    }
     return out;
   }
   CudaDevice* open(int target) {

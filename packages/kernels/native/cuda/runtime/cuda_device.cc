@@ -2,9 +2,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <array>
-#include <atomic>
-
 namespace octet::cuda {
 
 // Ops declare their tables with OCTET_CUDA_OP; one that CUDA lacks leaves its weak symbol null (readFile: the queue's own).
@@ -23,24 +20,6 @@ OpVariants variants_of(int op) {
   };
   const OpVariants* const v = table[op];
   return v == nullptr ? OpVariants{nullptr, 0} : *v;
-}
-
-namespace {
-constexpr size_t kOps = 0
-#define X(name) +1
-#include "octet/ops.def"
-#undef X
-    ;
-std::array<std::string, kOps> forced;
-std::array<std::atomic<const char*>, kOps> last;
-}  // namespace
-
-void force_variant(int op, const std::string& variant) { forced[static_cast<size_t>(op)] = variant; }
-const std::string& forced_variant(int op) { return forced[static_cast<size_t>(op)]; }
-void note_variant(int op, const char* variant) { last[static_cast<size_t>(op)].store(variant, std::memory_order_relaxed); }
-const char* last_variant(int op) {
-  const char* const v = last[static_cast<size_t>(op)].load(std::memory_order_relaxed);
-  return v == nullptr ? "" : v;
 }
 
 std::vector<DeviceReport> list_devices(std::string* why) {

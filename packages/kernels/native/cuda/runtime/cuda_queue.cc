@@ -13,11 +13,6 @@
 namespace octet::cuda {
 
 namespace {
-constexpr int kOps = 0
-#define X(name) +1
-#include "octet/ops.def"
-#undef X
-    ;
 constexpr int kReadFileOp = [] {
   int at = 0, found = -1;
   constexpr const char* names[] = {
@@ -146,11 +141,11 @@ Status CudaQueue::run_op(const OpRecord* record) {
   decode(record, &call_);
   if (record->op == kReadFileOp) return read_file(call_);
   const OpVariants variants = variants_of(record->op);
-  const std::string& forced = forced_variant(record->op);
+  const std::string& forced = device_.forced_variant(record->op);
   for (int i = 0; i < variants.count; ++i) {
     const Variant& v = variants.rows[i];
     if (v.min_arch > device_.info().arch || (!forced.empty() && forced != v.name) || !v.fits(call_, device_.info())) continue;
-    note_variant(record->op, v.name);
+    device_.note_variant(record->op, v.name);
     return v.launch(call_, *this);
   }
   return Status::unsupported;
@@ -285,7 +280,7 @@ void CudaQueue::reap() {
     if (reached != cudaSuccess && p.failure.status == Status::ok) p.failure = {Status::device_lost, -1, p.failure.sequence};
     if (p.ticket != 0 && p.pinned != nullptr && p.failure.status == Status::ok) {
       const auto* const faults = reinterpret_cast<const int32_t*>(p.pinned);
-      for (int op = 0; op < kOps; ++op) {
+      for (int op = 0; op < static_cast<int>(kOps); ++op) {
         if (faults[op] != 0) p.failure = {static_cast<Status>(faults[op]), op, p.failure.sequence};
       }
     }
