@@ -1,9 +1,10 @@
 import { OctetError } from '@octet-llm/core'
+import { existsSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { describeBackends, measureReadBandwidth } from './backends.js'
 import { defaultThreads, listLevels, openDevice } from './device.js'
 import { CPU_LEVELS, MANIFEST } from './manifest.js'
-import { loadNative } from './native.js'
+import { cudaCandidates, loadCuda, loadNative } from './native.js'
 import { add } from './ops/add.js'
 import { OP_NAMES } from './op-table.js'
 import { Tensor } from './tensor.js'
@@ -144,7 +145,7 @@ describe('the manifest', () => {
   it('has a row for every op and backend, and no other', () => {
     for (const backend of ['cpu', 'cuda'] as const) {
       expect(Object.keys(MANIFEST[backend])).toEqual([...OP_NAMES])
-      for (const row of Object.values(MANIFEST[backend])) expect('gap' in row ? row.gap : row.variants.join()).not.toBe('')
+      for (const row of Object.values(MANIFEST[backend])) expect('gap' in row ? row.gap : Object.keys(row.variants).join()).not.toBe('')
     }
   })
 
@@ -156,6 +157,17 @@ describe('the manifest', () => {
         expect([level.name, op, level.ops[i]]).toEqual([level.name, op, 'variants' in row])
       })
     }
+  })
+
+  it('names the CUDA binary’s own variants, in their order, where that binary is built', () => {
+    const built = cudaCandidates().filter((path) => existsSync(path))
+    for (const variants of built.map(() => loadCuda().describe().variants!)) {
+      OP_NAMES.forEach((op, i) => {
+        const row = MANIFEST.cuda[op]
+        expect([op, variants[i]!.length === 0 ? ['pinned_staging'] : variants[i]]).toEqual([op, 'variants' in row ? Object.keys(row.variants) : []])
+      })
+    }
+    expect(Object.keys((MANIFEST.cuda.attention as { variants: object }).variants)).toEqual(['decode_sm90', 'prefill_sm90', 'portable'])
   })
 })
 

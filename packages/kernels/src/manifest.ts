@@ -1,21 +1,36 @@
 import type { Isa } from './device.js'
 import { OP_NAMES, type OpName } from './op-table.js'
 
-/** What a backend offers for an op: its kernel variants, or a gap with the reason. */
-export type ManifestRow = { readonly variants: readonly string[] } | { readonly gap: string }
+/**
+ * What a backend offers for an op: its kernel variants in the order they are tried, each with what it asks of a call ('':
+ * nothing), or a gap with the reason.
+ */
+export type ManifestRow = { readonly variants: Readonly<Record<string, string>> } | { readonly gap: string }
 
 export type BackendName = 'cpu' | 'cuda'
 
 /** The CPU levels, lowest first; a build has those of its processor family, each complete. */
 export const CPU_LEVELS: readonly Isa[] = ['baseline', 'avx2', 'avx512', 'avx512bf16', 'neon']
 
-/** Kernel variants of the CUDA backend, in the order they are tried; an op that is not listed has one portable row. */
-const CUDA_VARIANTS: Readonly<Partial<Record<OpName, readonly string[]>>> = {
-  rmsNorm: ['row_per_block'],
-  layerNorm: ['row_per_block'],
-  linear: ['decode_e4m3_sm90', 'decode_bf16_sm90', 'cublaslt', 'portable'],
-  attention: ['decode_sm90', 'prefill_sm90', 'portable'],
-  readFile: ['pinned_staging'],
+const ATTENTION = 'bf16 q and out, bf16 or e4m3 cache, D 64, 128 or 256, pages of a multiple of 16 tokens, rows on 16 bytes'
+const LINEAR = 'rows on 16 bytes, bias and residual bf16'
+
+/** Kernel variants of the CUDA backend; an op that is not listed has one portable row. */
+const CUDA_VARIANTS: Readonly<Partial<Record<OpName, Readonly<Record<string, string>>>>> = {
+  rmsNorm: { row_per_block: '' },
+  layerNorm: { row_per_block: '' },
+  linear: {
+    decode_e4m3_sm90: `sm_90, at most 128 rows, e4m3 x and weight scaled by tensor or row, ${LINEAR}`,
+    decode_bf16_sm90: `sm_90, at most 128 rows, bf16 x and weight, ${LINEAR}`,
+    cublaslt: "libcublasLt, x, weight and out of one dtype or FP8 scaled alike by tensor or row, rows on 16 bytes, bias and residual of out's dtype",
+    portable: '',
+  },
+  attention: {
+    decode_sm90: `sm_90, one new token a sequence, at most 8 query heads a KV head and 1024 sequences, ${ATTENTION}`,
+    prefill_sm90: `sm_90, ${ATTENTION}`,
+    portable: '',
+  },
+  readFile: { pinned_staging: '' },
 }
 
 /** Ops that a CPU level lacks, with the reason. Every other op has one kernel per level. */
@@ -30,6 +45,6 @@ function rows(row: (op: OpName) => ManifestRow): Readonly<Record<OpName, Manifes
  * is written here and never a surprise at run time.
  */
 export const MANIFEST: Readonly<Record<BackendName, Readonly<Record<OpName, ManifestRow>>>> = {
-  cpu: rows((op) => (CPU_GAPS[op] === undefined ? { variants: CPU_LEVELS } : { gap: CPU_GAPS[op] })),
-  cuda: rows((op) => ({ variants: CUDA_VARIANTS[op] ?? ['portable'] })),
+  cpu: rows((op) => (CPU_GAPS[op] === undefined ? { variants: Object.fromEntries(CPU_LEVELS.map((level) => [level, ''])) } : { gap: CPU_GAPS[op] })),
+  cuda: rows((op) => ({ variants: CUDA_VARIANTS[op] ?? { portable: '' } })),
 }

@@ -353,8 +353,9 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
         rescale[h] = m[h] == next ? 1.f : exp2f(m[h] - next);  // equal covers -inf - -inf
         moved |= m[h] != next;
         m[h] = next;
-        p[h] = next == -INFINITY ? 0.f : exp2f(s[h] - next);
-        p[2 + h] = next == -INFINITY ? 0.f : exp2f(s[2 + h] - next);
+        const float base = next == -INFINITY ? 0.f : next;  // no score yet: exp2(-inf) = 0, and NaN stays
+        p[h] = exp2f(s[h] - base);
+        p[2 + h] = exp2f(s[2 + h] - base);
         l[h] = l[h] * rescale[h] + (p[h] + p[2 + h]);
       }
       if (__any_sync(~0u, moved)) {

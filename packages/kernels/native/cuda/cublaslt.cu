@@ -17,7 +17,7 @@ using Opaque = void*;
 constexpr int kCompute32f = 68, kR32f = 0;
 constexpr int kDescTransA = 3, kDescEpilogue = 7, kDescBiasPointer = 8, kDescScaleA = 17, kDescScaleB = 18, kDescFastAccum = 25,
               kDescBiasType = 26, kDescScaleModeA = 31, kDescScaleModeB = 32;
-constexpr int kEpilogueBias = 4, kPreferWorkspace = 1, kOpT = 1;
+constexpr int kEpilogueBias = 4, kPreferWorkspace = 1, kPreferReduction = 3, kReduceInCompute = 2, kOpT = 1;
 
 struct Algorithm { uint64_t data[8]; };
 struct Heuristic {
@@ -131,7 +131,9 @@ static CublasLt::Plan make_plan(CublasLt& lt, const LtGemm& g, const LtPointers&
   Heuristic best[1];
   int found = 0;
   const size_t workspace = kLtWorkspace;
+  const uint32_t reduction = kReduceInCompute;  // a product cut along K is summed in float32, not in the output's type
   ok = ok && lt.preference_create(&preference) == 0 && lt.preference_set(preference, kPreferWorkspace, &workspace, sizeof workspace) == 0 &&
+       lt.preference_set(preference, kPreferReduction, &reduction, sizeof reduction) == 0 &&
        lt.heuristic(lt.handle, plan.desc, plan.a, plan.b, plan.d, plan.d, preference, 1, best, &found) == 0 && found == 1;
   if (preference != nullptr) lt.preference_destroy(preference);
   plan.usable = ok;

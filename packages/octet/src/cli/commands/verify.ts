@@ -1,9 +1,12 @@
+import { availableParallelism } from 'node:os'
+import { Worker } from 'node:worker_threads'
 import { type Command, Option } from 'commander'
 import { OctetError } from '@octet-llm/core'
-import { describeBackends, listLevels, measureReadBandwidth, openDevice, type Device, type Isa } from '@octet-llm/kernels'
-import { runTable, type TableMode, type TableResult } from '@octet-llm/kernels/contracts'
+import { MANIFEST, describeBackends, listLevels, measureReadBandwidth, openDevice, type Device, type Isa } from '@octet-llm/kernels'
+import { CONTRACTS, countCases, mergeResults, runTable, unreached, type CaseResult, type TableMode, type TableResult } from '@octet-llm/kernels/contracts'
 import type { Context } from '../context.js'
 import { device, oneOf, wholeNumber } from '../values.js'
+import type { ShardOrder, ShardReport } from './verify-shard.js'
 
 interface VerifyFlags {
   readonly device: string
@@ -13,7 +16,13 @@ interface VerifyFlags {
   readonly reduced?: boolean
   readonly isa: Isa | 'all'
   readonly threads?: number
+  readonly jobs?: number
 }
+
+/** Threads that share the table on a GPU, where the references in JavaScript take most of the time. */
+const MOST_JOBS = 16
+/** Cases below which one thread is done before others have started. */
+const FEW_CASES = 400
 
 export function addVerify(program: Command, context: Context): void {
   program
@@ -26,49 +35,136 @@ export function addVerify(program: Command, context: Context): void {
     .addOption(new Option('--reduced', 'the cases of the fast tier only'))
     .addOption(new Option('--isa <LEVEL>', 'all levels of this CPU, or one by name').default('all').argParser(oneOf('all', 'baseline', 'avx2', 'avx512', 'avx512bf16', 'neon')))
     .addOption(new Option('--threads <N>', 'CPU threads').argParser(wholeNumber(1, 1024)))
+    .addOption(new Option('--jobs <N>', 'threads that share the table of a GPU (default: the cores, at most 16)').argParser(wholeNumber(1, 256)))
     .action((flags: VerifyFlags) => verify(flags, context))
 }
 
-async function verify(flags: VerifyFlags, { output, json, signal }: Context): Promise<void> {
-  const filter = [flags.op, flags.filter].filter((part) => part !== undefined).join(' ')
-  const devices = await openDevices(flags)
+async function verify(flags: VerifyFlags, context: Context): Promise<void> {
+  const { output, json, signal } = context
   const lines: string[] = []
   let writing: Promise<void> = Promise.resolve()
   const print = (line: string): void => {
     if (json) lines.push(line)
     else writing = writing.then(() => output.write(`${line}\n`))
   }
+  const onFault = ({ fault, filter: own, device: where }: CaseResult): void => {
+    if (!json) print(`FAIL ${where} ${own}: ${fault}`)
+  }
+  const jobs = jobsOf(flags)
+  if (jobs > 1) {
+    const result = await runShards(flags, jobs, onFault, signal)
+    await writing
+    return report(result, lines, flags, [], context)
+  }
+  const devices = await openDevices(flags)
   try {
     const peak = flags.mode === 'perf' && devices.length > 0 ? { gigabytesPerSecond: await measureReadBandwidth({ threads: flags.threads }), teraflops: Infinity } : undefined
     const result = await runTable({
       device: devices.length === 0 ? 'cuda' : devices,
       mode: flags.mode,
-      filter: filter === '' ? undefined : filter,
+      filter: filterOf(flags),
       reduced: flags.reduced,
       peak,
       print,
-      onCase: ({ fault, filter: own, device: where }) => {
+      onCase: (each) => {
         // The table has no signal of its own; leaving between two cases is soon enough.
         signal.throwIfAborted()
-        if (fault !== null && !json) print(`FAIL ${where} ${own}: ${fault}`)
+        if (each.fault !== null) onFault(each)
       },
     })
     await writing
-    await report(result, lines, flags, devices, { output, json })
+    await report(result, lines, flags, devices, context)
   } finally {
     for (const each of devices) await each.dispose()
   }
 }
 
-async function report(result: TableResult, lines: readonly string[], flags: VerifyFlags, devices: readonly Device[], { output, json }: Pick<Context, 'output' | 'json'>): Promise<void> {
-  const { passed, failed, skipped, failures } = result
-  if (json) await output.json({ mode: flags.mode, devices: devices.map(({ name, isa, threads }) => ({ name, isa, threads })), passed, failed, skipped, failures, lines })
-  else await output.write(`${passed} passed, ${failed} failed, ${skipped} skipped\n`)
+function filterOf({ op, filter }: VerifyFlags): string | undefined {
+  const words = [op, filter].filter((part) => part !== undefined).join(' ')
+  return words === '' ? undefined : words
+}
+
+/** Threads to share the table: several on a GPU when there is enough to do. */
+function jobsOf(flags: VerifyFlags): number {
+  if (!flags.device.startsWith('cuda') || flags.mode !== 'test' || !describeBackends().cuda.available) return 1
+  if (flags.jobs !== undefined) return flags.jobs
+  return countCases({ filter: filterOf(flags), reduced: flags.reduced }) < FEW_CASES ? 1 : Math.min(MOST_JOBS, availableParallelism())
+}
+
+/** Runs a share of the table on each of `jobs` threads, every one with a device of its own. */
+async function runShards(flags: VerifyFlags, jobs: number, onFault: (fault: CaseResult) => void, signal: AbortSignal): Promise<TableResult> {
+  const workers: Worker[] = []
+  const stop = (): void => workers.forEach((worker) => void worker.terminate())
+  signal.addEventListener('abort', stop)
+  const run = (index: number): Promise<TableResult> =>
+    new Promise((resolve, reject) => {
+      const order: ShardOrder = { device: flags.device as 'cuda', filter: filterOf(flags), reduced: flags.reduced ?? false, shard: { index, count: jobs } }
+      const worker = new Worker(new URL('verify-shard.js', import.meta.url), { workerData: order })
+      workers.push(worker)
+      let result: TableResult | undefined
+      worker.on('message', (message: ShardReport) => {
+        if ('result' in message) result = message.result
+        else onFault(message.fault)
+      })
+      worker.on('error', reject)
+      worker.on('exit', (code) => {
+        if (result !== undefined) resolve(result)
+        else reject(signal.aborted ? (signal.reason as Error) : new OctetError('INTERNAL', { op: 'verify', message: `A thread of the table ended early, with status ${code}`, hint: 'run it with --jobs 1' }))
+      })
+    })
+  try {
+    return mergeResults(await Promise.all(Array.from({ length: jobs }, (_, index) => run(index))))
+  } finally {
+    signal.removeEventListener('abort', stop)
+    stop()
+  }
+}
+
+async function report(result: TableResult, lines: readonly string[], flags: VerifyFlags, devices: readonly Device[], { output, json }: Context): Promise<void> {
+  const { passed, skipped, failures, ops } = result
+  const onGpu = flags.device.startsWith('cuda') && Object.keys(ops).length > 0
+  const missed = onGpu ? missedVariants(result, flags) : []
+  const failed = result.failed + missed.length
+  if (json) {
+    await output.json({ mode: flags.mode, devices: devices.map(({ name, isa, threads }) => ({ name, isa, threads })), passed, failed, skipped, failures, ops, missed, lines })
+  } else {
+    if (onGpu) for (const line of summary(result)) await output.write(`${line}\n`)
+    for (const each of missed) await output.write(`FAIL ${each}: no case reaches this kernel\n`)
+    await output.write(`${passed} passed, ${failed} failed, ${skipped} skipped\n`)
+    if (onGpu) await output.write(`CUDA: ${total(ops, (op) => op.cases)} cases, ${total(ops, (op) => Object.keys(op.variants).length)} variants, ${failed} failed\n`)
+  }
   if (passed + failed + skipped === 0 && flags.mode !== 'grad') {
     throw new OctetError('INVALID_ARGUMENT', { op: 'verify', argument: '--filter', expected: 'words of at least one case', received: flags.filter ?? flags.op ?? 'none', hint: 'see octet verify --mode support for the ops' })
   }
-  if (failed > 0) {
+  if (failures.length > 0) {
     throw new OctetError('OP_FAILED', { op: 'verify', message: `${failed} cases failed; run one alone with octet verify --filter '${failures[0]!.filter}'`, hint: `octet verify --filter '${failures[0]!.filter}'` })
+  }
+  if (missed.length > 0) throw new OctetError('OP_FAILED', { op: 'verify', message: `No case reaches ${missed.join(', ')}`, hint: 'add cases to its contract' })
+}
+
+function total(ops: TableResult['ops'], pick: (op: TableResult['ops'][string]) => number): number {
+  return Object.values(ops).reduce((sum, op) => sum + pick(op), 0)
+}
+
+/** Variants that no case of a whole op reached. The vendor's library may be absent: then its row is a gap, not a failure. */
+function missedVariants(result: TableResult, flags: VerifyFlags): string[] {
+  if (flags.filter !== undefined) return []
+  const { cuda } = describeBackends()
+  const without = cuda.available && cuda.cublasLt === null
+  return unreached(result).filter((name) => !(without && name.endsWith(' cublaslt')))
+}
+
+/** A line for each op; under it, what each kernel ran and what the calls that it refuses lack. */
+function* summary({ ops }: TableResult): Generator<string> {
+  for (const { op } of CONTRACTS) {
+    const tally = ops[op]
+    if (tally === undefined) continue
+    yield `${op.padEnd(18)} ${String(tally.cases).padStart(6)} cases, ${tally.failed} failed`
+    const row = MANIFEST.cuda[op]
+    for (const [variant, cases] of Object.entries(tally.variants)) {
+      const asks = 'variants' in row ? (row.variants[variant] ?? '') : ''
+      yield `  ${variant.padEnd(18)} ${String(cases).padStart(4)} cases${cases < tally.cases ? `, refuses ${tally.cases - cases}: asks for ${asks}` : ''}`
+    }
   }
 }
 
