@@ -30,7 +30,7 @@ template <class T> __global__ void ref(const T* w, const T* x, const float* ws, 
 }
 template <class T, int TOK, int C> void run(int M, int N, int K, bool pdl) {
   using S = GemmDecodeShape<T, TOK, C>;
-  auto kern = gemm_decode<T, __nv_bfloat16, TOK, C>;
+  auto kern = gemm_decode<T, TOK, C, false>;
   CK(cudaFuncSetAttribute(kern, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem));
   int sms; CK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
   int copies = std::max<int64_t>(2, std::min<int64_t>(20, 260000000ll / ((int64_t)N * K * sizeof(T)) + 1));
@@ -38,7 +38,7 @@ template <class T, int TOK, int C> void run(int M, int N, int K, bool pdl) {
   T* x; CK(cudaMalloc(&x, (int64_t)M * K * sizeof(T))); fill<T><<<512, 256>>>(x, (int64_t)M * K, 77, 1.f);
   float *ws = nullptr, *xs = nullptr, *yr; if (sizeof(T) == 1) { CK(cudaMalloc(&ws, N * 4)); CK(cudaMalloc(&xs, M * 4)); fill<float><<<64, 256>>>(ws, N, 5, 1.f); fill<float><<<1, 256>>>(xs, M, 6, 1.f); }
   __nv_bfloat16* y; CK(cudaMalloc(&y, (int64_t)M * N * 2)); CK(cudaMalloc(&yr, (int64_t)M * N * 4)); CK(cudaMemset(y, 0xff, (int64_t)M * N * 2));
-  GemmDecodeArgs a{}; a.m = M; a.n = N; a.tiles = (N + S::kTileRows - 1) / S::kTileRows; a.k_blocks = (K * sizeof(T) + 127) / 128; a.w_scale = ws; a.x_scale = xs; a.w_scale_stride = a.x_scale_stride = 1; a.y = y; a.ldy = N;
+  GemmDecodeArgs a{}; a.m = M; a.n = N; a.tiles = (N + S::kTileRows - 1) / S::kTileRows; a.k_blocks = (K * sizeof(T) + 127) / 128; a.w_scale = ws; a.x_scale = xs; a.w_scale_stride = a.x_scale_stride = 1; a.out = Epilogue{nullptr, nullptr, y, N, false, false};
   int grid = (int)std::min<int64_t>(sms, (int64_t)a.tiles * a.k_blocks);
   CK(cudaMalloc(&a.partial, (size_t)grid * 2 * C * TOK / 2 * 128 * 4)); CK(cudaMalloc(&a.arrivals, a.tiles * C * 4)); CK(cudaMemset(a.arrivals, 0, a.tiles * C * 4));
   CUtensorMap xm = make_map(x, sizeof(T), M, K, TOK); std::vector<CUtensorMap> wm(copies); for (int i = 0; i < copies; ++i) wm[i] = make_map(w[i], sizeof(T), N, K, S::kTileRows);

@@ -13,16 +13,21 @@ export type BackendName = 'cpu' | 'cuda'
 export const CPU_LEVELS: readonly Isa[] = ['baseline', 'avx2', 'avx512', 'avx512bf16', 'neon']
 
 const ATTENTION = 'bf16 q and out, bf16 or e4m3 cache, D 64, 128 or 256, pages of a multiple of 16 tokens, rows on 16 bytes'
-const LINEAR = 'rows on 16 bytes, bias and residual bf16'
+const LINEAR = 'bf16 or f32 out, bf16 residual, rows on 16 bytes'
+const SCALED = 'e4m3 x and weight scaled by tensor or row, or 1x128 and 128x128'
 
 /** Kernel variants of the CUDA backend; an op that is not listed has one portable row. */
 const CUDA_VARIANTS: Readonly<Partial<Record<OpName, Readonly<Record<string, string>>>>> = {
   rmsNorm: { row_per_block: '' },
   layerNorm: { row_per_block: '' },
   linear: {
-    decode_e4m3_sm90: `sm_90, at most 128 rows, e4m3 x and weight scaled by tensor or row, ${LINEAR}`,
+    gemv_e4m3_sm90: `sm_90, at most 4 rows, ${SCALED}, ${LINEAR}`,
+    gemv_bf16_sm90: `sm_90, at most 4 rows, bf16 x and weight, ${LINEAR}`,
+    decode_e4m3_sm90: `sm_90, at most 128 rows, ${SCALED}, ${LINEAR}`,
     decode_bf16_sm90: `sm_90, at most 128 rows, bf16 x and weight, ${LINEAR}`,
     cublaslt: "libcublasLt, x, weight and out of one dtype or FP8 scaled alike by tensor or row, rows on 16 bytes, bias and residual of out's dtype",
+    tiled_e4m3_sm90: `sm_90, ${SCALED}, ${LINEAR}`,
+    tiled_bf16_sm90: `sm_90, bf16 x and weight, ${LINEAR}`,
     portable: '',
   },
   attention: {

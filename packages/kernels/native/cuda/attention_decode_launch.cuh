@@ -2,6 +2,7 @@
 #pragma once
 #include "attention_decode_sm90.cuh"
 #include "attention_sm90.h"
+#include "launch.cuh"
 
 namespace octet::cuda {
 
@@ -40,17 +41,7 @@ template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaCo
   d.partial = workspace + pieces * 2;
   d.arrivals = ctx.counters(static_cast<size_t>(d.rows) * d.kv_heads);
   if (workspace == nullptr || d.arrivals == nullptr) return Status::out_of_memory;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(ctx.device().sms));
-  config.blockDim = dim3(S::kWarps * 32);
-  config.dynamicSmemBytes = S::kSmem;
-  config.stream = ctx.stream();
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, kmap, vmap, d) == cudaSuccess ? Status::ok : Status::internal;
+  return launch_overlapped(kernel, dim3(static_cast<unsigned>(ctx.device().sms)), S::kWarps * 32, S::kSmem, ctx.stream(), kmap, vmap, d);
 }
 
 }  // namespace octet::cuda

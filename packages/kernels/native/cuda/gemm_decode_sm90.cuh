@@ -1,8 +1,7 @@
 // gemm_decode: y[m,n] = (sum_k w[n,k] * x[m,k]) * w_scale[n] * x_scale[m] + bias[n] + residual[m,n]
 // Shapes   w [N,K] row-major, x [M,K] row-major, y [M,N] with row stride ldy; 1 <= M <= kTokens, any N, K*size % 16 == 0
-// Dtypes   w and x both e4m3 (scales f32 per weight row and per token) or both bf16 (scales absent); y bf16, or f32 without
-//          bias and residual (logits); accumulate f32. Hopper's e4m3 accumulator keeps about 14 bits, so partial sums are
-//          promoted to f32 every 128 bytes of K.
+// Dtypes   w and x both e4m3 (scales f32 per weight row and token, or per 128x128 and 1x128 block) or both bf16 (scales
+//          absent); y bf16 or f32; accumulate f32. Hopper's e4m3 accumulator keeps about 14 bits, so partial sums are promoted to f32 every 128 bytes of K.
 // Traffic  N*K*size + M*K*size + 2*M*N.  Floor 49152x3072 e4m3, M=64: 157 MB / 4.55 TB/s = 34.6 us
 // Launch   min(SMs, work) persistent blocks: one producer warp, two or four consumer warpgroups of 64
 //          weight rows each (four halve the activation traffic from L2).
@@ -19,13 +18,10 @@ constexpr int kBlockBytes = 128;     // bytes of K per stage: one swizzle span
 
 struct GemmDecodeArgs {
   int m, n, k_blocks, tiles;
-  const float* w_scale;              // [N], or one for all with stride 0, or nullptr
-  const float* x_scale;              // [M], or one for all with stride 0, or nullptr
+  const float* w_scale;              // [N], one for all with stride 0, [tiles, k_blocks] when blocked, or nullptr
+  const float* x_scale;              // [M], one for all with stride 0, [M, k_blocks] when blocked, or nullptr
   int w_scale_stride, x_scale_stride;
-  const __nv_bfloat16* bias;         // [N] or nullptr
-  const __nv_bfloat16* residual;     // [M,N] at ldy, or nullptr; may be y itself
-  void* y;                           // bf16, or f32 where there is neither bias nor residual
-  int64_t ldy;
+  Epilogue out;
   float* partial;                    // [blocks][2][kConsumers][kTokens/2][128] f32: cut tiles, by block, slot, warpgroup, register, thread
   uint32_t* arrivals;                // [tiles][kConsumers], zero before and after
 };
@@ -91,65 +87,57 @@ __device__ __forceinline__ void produce(const CUtensorMap* wmap, const CUtensorM
   }
 }
 
-// Scales and stores one warpgroup's 64 x kTokens block in float32: eight lanes hold a whole 32-byte sector.
-template <int kTokens> __device__ __forceinline__ void store_tile_f32(const float (&acc)[kTokens / 2], const GemmDecodeArgs& a, int row0) {
-  const int warp = (threadIdx.x & 127) >> 5, lane = threadIdx.x & 31;
-  const int n0 = row0 + warp * 16 + (lane >> 2), n1 = n0 + 8;
-  const float ws0 = a.w_scale && n0 < a.n ? a.w_scale[n0 * a.w_scale_stride] : 1.f, ws1 = a.w_scale && n1 < a.n ? a.w_scale[n1 * a.w_scale_stride] : 1.f;
-  float* y = static_cast<float*>(a.y) + (lane & 3) * 2 * a.ldy + n0;
-#pragma unroll
-  for (int i = 0; i < kTokens / 4; ++i) {
-    const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1), k = (i >> 1) * 4 + (i & 1);
-    if (c >= a.m) return;
-    const float xs = a.x_scale ? a.x_scale[c * a.x_scale_stride] : 1.f;
-    if (n0 < a.n) y[0] = acc[k] * (ws0 * xs);
-    if (n1 < a.n) y[8] = acc[k + 2] * (ws1 * xs);
-    y += (i & 1) ? 7 * a.ldy : a.ldy;
-  }
-}
-
-// Scales, adds bias and residual, and stores one warpgroup's 64 x kTokens block through shared memory, so that each
-// token's 64 outputs leave as one 128-byte line.
-template <class Y, int kTokens>
+// Scales, adds bias and residual, and stores one warpgroup's 64 x kTokens block: f32 from registers (eight neighbours fill a
+// sector), bf16 through shared memory, so that each token's 64 outputs leave as one 128-byte line.
+template <int kTokens, bool kBlocked>
 __device__ __forceinline__ void store_tile(const float (&acc)[kTokens / 2], const GemmDecodeArgs& a, int row0, int wg, __nv_bfloat16* out) {
-  if constexpr (sizeof(Y) == 4) return store_tile_f32<kTokens>(acc, a, row0);
   constexpr int kPitch = 64 + 8;
   const int tid = threadIdx.x & 127, warp = tid >> 5, lane = tid & 31;
   const int r = warp * 16 + (lane >> 2);
   const int n0 = row0 + r, n1 = n0 + 8;
-  const float ws0 = a.w_scale && n0 < a.n ? a.w_scale[n0 * a.w_scale_stride] : 1.f, ws1 = a.w_scale && n1 < a.n ? a.w_scale[n1 * a.w_scale_stride] : 1.f;
-  // All scales are fetched before the first shared store: the compiler may not move loads across it.
-  float xs[kTokens / 4];
+  float ws0 = 1.f, ws1 = 1.f, xs[kTokens / 4];
+  if constexpr (!kBlocked) {
+    ws0 = a.w_scale && n0 < a.n ? a.w_scale[n0 * a.w_scale_stride] : 1.f;
+    ws1 = a.w_scale && n1 < a.n ? a.w_scale[n1 * a.w_scale_stride] : 1.f;
+    // All scales are fetched before the first shared store: the compiler may not move loads across it.
 #pragma unroll
-  for (int i = 0; i < kTokens / 4; ++i) {
-    const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
-    xs[i] = a.x_scale && c < a.m ? a.x_scale[c * a.x_scale_stride] : 1.f;
+    for (int i = 0; i < kTokens / 4; ++i) {
+      const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
+      xs[i] = a.x_scale && c < a.m ? a.x_scale[c * a.x_scale_stride] : 1.f;
+    }
   }
 #pragma unroll
   for (int j = 0; j < kTokens / 8; ++j) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int c = j * 8 + (lane & 3) * 2 + h;
-      float v0 = acc[j * 4 + h] * (ws0 * xs[j * 2 + h]), v1 = acc[j * 4 + 2 + h] * (ws1 * xs[j * 2 + h]);
-      if (a.bias) {
-        if (n0 < a.n) v0 += __bfloat162float(a.bias[n0]);
-        if (n1 < a.n) v1 += __bfloat162float(a.bias[n1]);
+      float v0 = acc[j * 4 + h], v1 = acc[j * 4 + 2 + h];
+      if constexpr (!kBlocked) {
+        v0 *= ws0 * xs[j * 2 + h];
+        v1 *= ws1 * xs[j * 2 + h];
       }
-      if (a.residual && c < a.m) {
-        if (n0 < a.n) v0 += __bfloat162float(a.residual[c * a.ldy + n0]);
-        if (n1 < a.n) v1 += __bfloat162float(a.residual[c * a.ldy + n1]);
+      if (a.out.y_f32) {
+        if (c < a.m && n0 < a.n) a.out.store(v0, c, n0);
+        if (c < a.m && n1 < a.n) a.out.store(v1, c, n1);
+        continue;
+      }
+      if (c < a.m) {
+        if (n0 < a.n) v0 = a.out.finish(v0, c, n0);
+        if (n1 < a.n) v1 = a.out.finish(v1, c, n1);
       }
       out[c * kPitch + r] = __float2bfloat16(v0);
       out[c * kPitch + r + 8] = __float2bfloat16(v1);
     }
   }
+  if (a.out.y_f32) return;
   named_barrier(1 + wg, 128);
-  const bool wide = (a.ldy & 7) == 0 && row0 + 64 <= a.n && (reinterpret_cast<uintptr_t>(a.y) & 15) == 0;
+  auto* const y = static_cast<__nv_bfloat16*>(a.out.y);
+  const bool wide = (a.out.ldy & 7) == 0 && row0 + 64 <= a.n && (reinterpret_cast<uintptr_t>(y) & 15) == 0;
   for (int i = tid; i < kTokens * 8; i += 128) {
     const int c = i >> 3, piece = (i & 7) * 8;
     if (c >= a.m) break;
     const __nv_bfloat16* src = out + c * kPitch + piece;
-    __nv_bfloat16* dst = static_cast<__nv_bfloat16*>(a.y) + c * a.ldy + row0 + piece;
+    __nv_bfloat16* dst = y + c * a.out.ldy + row0 + piece;
     if (wide) {
       *reinterpret_cast<uint4*>(dst) = *reinterpret_cast<const uint4*>(src);
     } else {
@@ -159,7 +147,7 @@ __device__ __forceinline__ void store_tile(const float (&acc)[kTokens / 2], cons
   named_barrier(1 + wg, 128);  // the next tile writes `out` again
 }
 
-template <class T, class Y, int kTokens, int kConsumers>
+template <class T, int kTokens, int kConsumers, bool kBlocked>
 __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages, uint64_t* full, uint64_t* empty, __nv_bfloat16* out, uint32_t* flag) {
   using S = GemmDecodeShape<T, kTokens, kConsumers>;
   constexpr int kRegs = kTokens / 2;
@@ -177,6 +165,15 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
 #pragma unroll
     for (int i = 0; i < kRegs; ++i) acc[i] = 0.f;
     for (int kb = kb0; kb < kb1; ++kb) {
+      float scales[kBlocked ? kTokens / 4 : 1];  // of this block of K, asked for before the wait for its data
+      if constexpr (kBlocked) {
+        const float ws = a.w_scale[tile * a.k_blocks + kb];
+#pragma unroll
+        for (int i = 0; i < kTokens / 4; ++i) {
+          const int c = (i >> 1) * 8 + (tid & 3) * 2 + (i & 1);
+          scales[i] = c < a.m ? ws * a.x_scale[static_cast<int64_t>(c) * a.k_blocks + kb] : 0.f;
+        }
+      }
       mbar_wait(&full[stage], phase);
       const uint8_t* s = stages + stage * S::kStageBytes;
       const uint64_t da = wgmma_desc(s + wg * 64 * kBlockBytes), db = wgmma_desc(s + S::kStageW);
@@ -189,7 +186,7 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
         wgmma_wait<0>();
         if (tid == 0) mbar_arrive(&empty[stage]);
 #pragma unroll
-        for (int i = 0; i < kRegs; ++i) acc[i] += part[i];
+        for (int i = 0; i < kRegs; ++i) acc[i] = kBlocked ? fmaf(part[i], scales[(i >> 2) * 2 + (i & 1)], acc[i]) : acc[i] + part[i];
       } else {
         wgmma_fence();
 #pragma unroll
@@ -204,7 +201,7 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
     const int row0 = tile * S::kTileRows + wg * 64;
     __nv_bfloat16* wg_out = out + wg * kTokens * S::kOutPitch;
     if (kb0 == 0 && kb1 == a.k_blocks) {
-      store_tile<Y, kTokens>(acc, a, row0, wg, wg_out);
+      store_tile<kTokens, kBlocked>(acc, a, row0, wg, wg_out);
       continue;
     }
     // A cut tile: slot 0 holds a piece that started inside the tile, slot 1 one that ran past the end of the run.
@@ -245,13 +242,13 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
           for (int i = 0; i < kRegs; ++i) acc[i] += b + j <= last ? piece[j][i] : 0.f;
         }
       }
-      store_tile<Y, kTokens>(acc, a, row0, wg, wg_out);
+      store_tile<kTokens, kBlocked>(acc, a, row0, wg, wg_out);
     }
     named_barrier(1 + wg, 128);  // flag is read by all before the next cut tile writes it
   }
 }
 
-template <class T, class Y, int kTokens, int kConsumers>
+template <class T, int kTokens, int kConsumers, bool kBlocked = false>
 __global__ void __launch_bounds__(128 * (kConsumers + 1), 1)
     gemm_decode(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap, const GemmDecodeArgs a) {
   using S = GemmDecodeShape<T, kTokens, kConsumers>;
@@ -277,7 +274,7 @@ __global__ void __launch_bounds__(128 * (kConsumers + 1), 1)
     if (threadIdx.x == 0) produce<T, kTokens, kConsumers>(&wmap, &xmap, a, stages, full, empty);
   } else {
     reg_alloc<kConsumers == 2 ? 232 : 112>();
-    consume<T, Y, kTokens, kConsumers>(a, stages, full, empty, out, flag);
+    consume<T, kTokens, kConsumers, kBlocked>(a, stages, full, empty, out, flag);
   }
 }
 

@@ -22,10 +22,16 @@ inline LinearArgs linear_args(const OpCall& c) {
 
 inline int64_t stride_of(const TensorArg& t) { return t.ndim > 1 ? t.row_stride : t.cols(); }
 
+bool fits_gemv_bf16(const OpCall&, const DeviceInfo&);
+Status launch_gemv_bf16(const OpCall&, CudaContext&);
+bool fits_gemv_e4m3(const OpCall&, const DeviceInfo&);
+Status launch_gemv_e4m3(const OpCall&, CudaContext&);
 bool fits_decode_bf16(const OpCall&, const DeviceInfo&);
-Status launch_decode_bf16(const OpCall&, CudaContext&);
+bool fits_tiled_bf16(const OpCall&, const DeviceInfo&);
+Status launch_tiled_bf16(const OpCall&, CudaContext&);
 bool fits_decode_e4m3(const OpCall&, const DeviceInfo&);
-Status launch_decode_e4m3(const OpCall&, CudaContext&);
+bool fits_tiled_e4m3(const OpCall&, const DeviceInfo&);
+Status launch_tiled_e4m3(const OpCall&, CudaContext&);
 bool fits_cublaslt(const OpCall&, const DeviceInfo&);
 Status launch_cublaslt(const OpCall&, CudaContext&);
 Status launch_linear_portable(const OpCall&, CudaContext&);

@@ -1,14 +1,19 @@
-// linear, decode shapes, e4m3 weights (scale per row or tensor) and activations (scale per token or tensor).
+// linear, e4m3 weights (scale per row or tensor) and activations (scale per token or tensor): at most 128 rows of x at once.
 // Kernel: gemm_decode_sm90.cuh.
 #include "linear_decode_sm90.cuh"
 
 namespace octet::cuda {
 
-bool fits_decode_e4m3(const OpCall& call, const DeviceInfo&) {
+Status launch_tiled_e4m3_blocked(const LinearArgs&, CudaContext&);
+
+bool fits_tiled_e4m3(const OpCall& call, const DeviceInfo&) {
   const LinearArgs a = linear_args(call);
-  const auto coarse = [](Granularity g) { return g == Granularity::row || g == Granularity::tensor; };
-  return a.x->dtype == DType::e4m3 && a.weight->dtype == DType::e4m3 && coarse(a.weight_granularity) && coarse(a.x_granularity) && decode_shape_fits(a, 1);
+  return a.x->dtype == DType::e4m3 && a.weight->dtype == DType::e4m3 && decode_scales_fit(a) && decode_operands_fit(a, 1);
 }
-Status launch_decode_e4m3(const OpCall& call, CudaContext& ctx) { return launch_decode_bucket<__nv_fp8_e4m3>(linear_args(call), ctx); }
+bool fits_decode_e4m3(const OpCall& call, const DeviceInfo& device) { return call.t[0].rows() <= kDecodeTokens && fits_tiled_e4m3(call, device); }
+Status launch_tiled_e4m3(const OpCall& call, CudaContext& ctx) {
+  const LinearArgs a = linear_args(call);
+  return decode_scales_blocked(a) ? launch_tiled_e4m3_blocked(a, ctx) : launch_decode_spans<__nv_fp8_e4m3, false>(a, ctx);
+}
 
 }  // namespace octet::cuda

@@ -72,6 +72,29 @@ __device__ __forceinline__ void named_barrier(int id, int threads) { asm volatil
 template <int kRegs> __device__ __forceinline__ void reg_alloc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegs)); }
 template <int kRegs> __device__ __forceinline__ void reg_dealloc() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegs)); }
 
+// What a matrix product does with a finished sum: + bias[n] + residual[m,n], rounded once into bf16 or f32.
+struct Epilogue {
+  const void* bias;                  // [N] of f32 or bf16, or nullptr
+  const __nv_bfloat16* residual;     // [M,N] at ldy, or nullptr; may be y itself
+  void* y;
+  int64_t ldy;
+  bool bias_f32, y_f32;
+
+  __device__ __forceinline__ float bias_at(int n) const {
+    return bias_f32 ? static_cast<const float*>(bias)[n] : __bfloat162float(static_cast<const __nv_bfloat16*>(bias)[n]);
+  }
+  __device__ __forceinline__ float finish(float v, int64_t m, int n) const {
+    if (bias) v += bias_at(n);
+    if (residual) v += __bfloat162float(residual[m * ldy + n]);
+    return v;
+  }
+  __device__ __forceinline__ void store(float v, int64_t m, int n) const {
+    v = finish(v, m, n);
+    if (y_f32) static_cast<float*>(y)[m * ldy + n] = v;
+    else static_cast<__nv_bfloat16*>(y)[m * ldy + n] = __float2bfloat16(v);
+  }
+};
+
 // Programmatic dependent launch: wait until the previous kernel's writes are visible; allow the next one to start.
 // launch_dependents orders no memory: the dependent kernel must still execute grid_wait before reading our output.
 __device__ __forceinline__ void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
