@@ -2,6 +2,7 @@ import type { Tokenizer } from '@octet-llm/core'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { CausalLM } from '@octet-llm/transformer'
 import { Engine, type EngineHandle } from './engine/engine.js'
+import type { EngineSource } from './engine/engine-source.js'
 import { assembleOutput, type GenerateOutput, type Timings } from './output.js'
 import { planGeneration, type GenerationPlan } from './plan.js'
 import type { PromptInput } from './prompt.js'
@@ -38,12 +39,17 @@ export interface GenerationHooks {
  * or the caller's functions throw; `signal.reason` unchanged when aborted. The cache is free in every case.
  */
 export async function generateTokens(model: CausalLM, options: GenerateTokensOptions): Promise<GenerateOutput> {
+  return generateOn(model, options)
+}
+
+/** {@link generateTokens} on an engine of `engines`; without them on one of its own. */
+export async function generateOn(model: CausalLM, options: GenerateTokensOptions, engines?: EngineSource): Promise<GenerateOutput> {
   const settings = resolveSettings(model.info, options, options.tokenizer)
   const plan = planGeneration(model.info, settings, options)
   return runGeneration(model, plan, {
     ...(options.signal === undefined ? {} : { signal: options.signal }),
     ...(options.onTokens === undefined ? {} : { onTokens: options.onTokens }),
-  })
+  }, engines)
 }
 
 /** Times of a run: prefill ends when every request has its prompt behind it. */
@@ -77,15 +83,16 @@ class Stopwatch {
   }
 }
 
-/** Runs a plan on an engine of its own. See {@link generateTokens} for what it throws. */
-export async function runGeneration(model: CausalLM, plan: GenerationPlan, hooks: GenerationHooks): Promise<GenerateOutput> {
+/** Runs a plan. See {@link generateTokens} for what it throws. */
+export async function runGeneration(model: CausalLM, plan: GenerationPlan, hooks: GenerationHooks, engines?: EngineSource): Promise<GenerateOutput> {
   hooks.signal?.throwIfAborted()
   const watch = new Stopwatch()
   const { maxTime, numBeams } = plan.settings.config
   const deadline = maxTime === null ? null : watch.start + maxTime * 1000
-  const engine = new Engine(model, plan.engine)
+  const engine = engines?.acquire(plan) ?? new Engine(model, plan.engine)
   const events: TokenEvent[] = []
   let handles: readonly EngineHandle[] = []
+  let whole = false
   try {
     handles = plan.requests.map((request, index) => engine.add({ ...request, deadline, onToken: (token) => events.push({ index, token }) }))
     for (let more = true; more && hooks.stopRequested?.() !== true; ) {
@@ -102,8 +109,10 @@ export async function runGeneration(model: CausalLM, plan: GenerationPlan, hooks
       await nextTurn()
       hooks.signal?.throwIfAborted()
     }
+    whole = true
   } finally {
-    engine.dispose()
+    if (whole && engines !== undefined) engines.release(engine, handles)
+    else engine.dispose()
   }
   const promptTokens = plan.prompts.reduce((sum, p) => sum + p.tokens.length, 0)
   return assembleOutput(plan, handles.map((h) => h.outcomes), watch.timings(promptTokens))

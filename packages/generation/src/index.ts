@@ -4,6 +4,7 @@ export { Engine, type EngineHandle, type EngineOptions } from './engine/engine.j
 export { TokenBytes, type FinishReason, type StoppingCriterion } from './engine/stopping.js'
 export type { EngineRequest, Outcome } from './engine/task.js'
 export { generateTokens, type GenerateTokensOptions, type TokenEvent, type TokenListener } from './generate.js'
+export { GraphedGenerator, type GraphedGeneratorOptions } from './graphed-generator.js'
 export type { GenerateOutput, Timings, Usage } from './output.js'
 export type { LogitsProcessor, PrefixAllowedTokens, ProcessorContext } from './processors/types.js'
 export type { PromptInput, TokenIds } from './prompt.js'

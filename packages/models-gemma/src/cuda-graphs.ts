@@ -1,6 +1,6 @@
-import { OctetError } from '@octet-llm/core'
-import type { GenerateOutput, GenerateTokensOptions } from '@octet-llm/generation'
+import { GraphedGenerator, type GenerateOutput, type GenerateTokensOptions } from '@octet-llm/generation'
 import type { ModelConfig } from '@octet-llm/hf-loader/config'
+import { checkSizes } from '@octet-llm/transformer'
 
 import { loadPretrained, type FromPretrainedOptions } from './load.js'
 import { TEGemmaForCausalLM, type TEGemmaOptions } from './model.js'
@@ -15,22 +15,22 @@ export interface CudaGraphsOptions {
 
 /**
  * {@link TEGemmaForCausalLM} whose `generate` always decodes by recorded steps: CUDA graphs on a GPU, recorded commands on a
- * CPU. Any batch and any prompt up to the static sizes run; neither has to equal them.
+ * CPU. Any batch and any prompt up to the static sizes run, and neither has to equal them; cache and recordings are kept
+ * from call to call (see GraphedGenerator).
  */
 export class TEGemmaForCausalLMCudaGraphs extends TEGemmaForCausalLM {
   readonly cudaGraphsStaticBatchSize: number
   readonly cudaGraphsStaticMaxContextLen: number
+  readonly #generator: GraphedGenerator
 
   /** @throws OctetError as TEGemmaForCausalLM; `INVALID_ARGUMENT` for a static size below 1 */
   constructor(config: ModelConfig, options: TEGemmaOptions & CudaGraphsOptions) {
-    for (const argument of ['cudaGraphsStaticBatchSize', 'cudaGraphsStaticMaxContextLen'] as const) {
-      const value = options[argument]
-      if (Number.isSafeInteger(value) && value >= 1) continue
-      throw new OctetError('INVALID_ARGUMENT', { op: 'TEGemmaForCausalLMCudaGraphs', argument, expected: 'a whole number of at least 1', received: String(value) })
-    }
+    const { cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen } = options
+    checkSizes('TEGemmaForCausalLMCudaGraphs', { cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen })
     super(config, options)
-    this.cudaGraphsStaticBatchSize = options.cudaGraphsStaticBatchSize
-    this.cudaGraphsStaticMaxContextLen = options.cudaGraphsStaticMaxContextLen
+    this.cudaGraphsStaticBatchSize = cudaGraphsStaticBatchSize
+    this.cudaGraphsStaticMaxContextLen = cudaGraphsStaticMaxContextLen
+    this.#generator = this.own(new GraphedGenerator(this, { maxBatchSize: cudaGraphsStaticBatchSize, maxPromptLength: cudaGraphsStaticMaxContextLen }))
   }
 
   /** As TEGemmaForCausalLM.fromPretrained. */
@@ -42,7 +42,6 @@ export class TEGemmaForCausalLMCudaGraphs extends TEGemmaForCausalLM {
 
   /** Tokens in, tokens out. @throws OctetError as generateTokens; `CONTEXT_TOO_LONG` for a prompt past the static length */
   override generate(options: GenerateTokensOptions): Promise<GenerateOutput> {
-    const { cudaGraphsStaticBatchSize: maxBatchSize, cudaGraphsStaticMaxContextLen: maxPromptLength } = this
-    return super.generate({ graphs: true, maxPromptLength, ...options, kvCache: { maxBatchSize, ...options.kvCache } })
+    return this.#generator.generate({ modelGenerationConfig: this.generationConfig, ...options })
   }
 }

@@ -76,11 +76,41 @@ describe.each(['f32', 'bf16'] as const)('TELlamaForCausalLMCudaGraphs in %s', (d
     recorded.dispose()
   })
 
-  it('really records: JavaScript runs the model twice for any number of tokens', async () => {
-    const step = vi.spyOn(model, 'step')
-    await model.generate({ inputIds: prompts.slice(0, 3), maxNewTokens: 24, ignoreEos: true })
-    expect(step).toHaveBeenCalledTimes(2)
-    step.mockRestore()
+  it('records once: any batch up to the bucket and any prompt up to the maximum replays, JavaScript running the prefill alone', async () => {
+    const [step, capture] = [vi.spyOn(model, 'step'), vi.spyOn(device.queue, 'capture')]
+    const counted = async (options: GenerateTokensOptions): Promise<[steps: number, captures: number]> => {
+      step.mockClear()
+      capture.mockClear()
+      const { tokens } = await model.generate({ maxNewTokens: 24, ignoreEos: true, ...options })
+      const counts: [number, number] = [step.mock.calls.length, capture.mock.calls.length]
+      expect(tokens).toEqual((await model.generate({ maxNewTokens: 24, ignoreEos: true, ...options, graphs: false })).tokens)
+      return counts
+    }
+    const long = (n: number) => Array.from({ length: n }, (_, i) => 20 + i)
+    // A fresh kind of cache: the step of 4 rows and the choice of tokens are recorded. An eager run in between takes their place.
+    const kvCache = { pageSize: 32 }
+    expect(await counted({ inputIds: prompts.slice(0, 3), kvCache })).toEqual([2, 2])
+    step.mockClear()
+    capture.mockClear()
+    const runs = [prompts.slice(0, 4), [...prompts, ...prompts].slice(0, 4), [long(64), long(1), long(33)], [long(5), ...prompts.slice(0, 3)]]
+    const outputs = []
+    for (const inputIds of [prompts.slice(0, 3), ...runs]) outputs.push((await model.generate({ inputIds, maxNewTokens: 24, ignoreEos: true, kvCache })).tokens)
+    expect([step.mock.calls.length, capture.mock.calls.length]).toEqual([runs.length + 2, 2])
+    for (const maxNewTokens of [3, 9, 17]) await model.generate({ inputIds: prompts.slice(0, 4), maxNewTokens, ignoreEos: true, kvCache })
+    expect(capture).toHaveBeenCalledTimes(2)
+    for (const [i, inputIds] of runs.entries()) expect(outputs[i + 1]).toEqual((await model.generate({ inputIds, maxNewTokens: 24, ignoreEos: true, graphs: false, kvCache })).tokens)
+    for (const spy of [step, capture]) spy.mockRestore()
+  })
+
+  it('keeps serving after an abort, overlapping calls and another kind of cache', async () => {
+    const options = { inputIds: prompts.slice(0, 3), maxNewTokens: 12, ignoreEos: true }
+    const want = (await model.generate({ ...options, graphs: false })).tokens
+    const controller = new AbortController()
+    await expect(model.generate({ ...options, signal: controller.signal, onTokens: () => controller.abort('cut') })).rejects.toBe('cut')
+    const overlapping = await Promise.all([1, 2, 3].map(() => model.generate(options)))
+    for (const { tokens } of overlapping) expect(tokens).toEqual(want)
+    await model.generate({ ...options, kvCache: { dtype: 'bf16', isPaged: true, pageSize: 16 } })
+    expect((await model.generate(options)).tokens).toEqual(want)
   })
 
   it('leaks nothing over recordings', async () => {
@@ -91,6 +121,16 @@ describe.each(['f32', 'bf16'] as const)('TELlamaForCausalLMCudaGraphs in %s', (d
     }
     const before = await round()
     for (let i = 0; i < 3; i++) expect(await round()).toBe(before)
+  })
+
+  it('gives everything back with the model, its kept cache and recordings too', async () => {
+    await device.synchronize()
+    const before = device.memoryStats().allocatedBytes
+    const other = await TELlamaForCausalLMCudaGraphs.fromPretrained(fixture('fairy-llama'), { device, dtype, ...sizes })
+    await other.generate({ inputIds: prompts.slice(0, 2), maxNewTokens: 8, ignoreEos: true })
+    await other.dispose()
+    await device.synchronize()
+    expect(device.memoryStats().allocatedBytes).toBe(before)
   })
 
   it('refuses a prompt past the static length, and static sizes below one', async () => {

@@ -4,6 +4,7 @@ import * as fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
 import { DecoderForCausalLM, type DecoderOptions } from './decoder.js'
+import { makeGraphedCallables } from './graphed-callables.js'
 import { RotaryPositionEmbedding } from './rotary-position-embedding.js'
 import { oracleOptions, perturb, plainWeights } from './testing/layer.test.util.js'
 import { difference, matmul, norm, oracleLayer } from './testing/oracle.test.util.js'
@@ -335,6 +336,22 @@ describe('DecoderForCausalLM', () => {
     expect(() => graph.replay()).not.toThrow()
     await graph.dispose()
     for (const t of [eager, captured, tokens]) t.dispose()
+    await model.dispose()
+  })
+
+  it('a whole forward is recorded over ids on the device, and replays other ids to the bit', async () => {
+    const model = make()
+    const tensorOf = (seed: number) => Tensor.from(Int32Array.from([...ids(5, seed), ...ids(5, seed + 1)]), { shape: [2, 5], dtype: 'i32', device })
+    const x = tensorOf(1)
+    const [call] = makeGraphedCallables([(inputIds: Tensor) => model.forward({ inputIds })], [[x]])
+    for (const seed of [1, 4, 9]) {
+      const inputIds = tensorOf(seed)
+      const want = model.forward({ inputIds })
+      expect(await call(inputIds).toFloat32Array()).toEqual(await want.toFloat32Array())
+      for (const t of [inputIds, want]) t.dispose()
+    }
+    await call.dispose()
+    x.dispose()
     await model.dispose()
   })
 

@@ -72,6 +72,7 @@ export class DecoderForCausalLM implements CausalLM {
   readonly #ropes: ReadonlySet<RotaryPositionEmbedding>
   readonly #weights: ReadonlyMap<string, Weight>
   readonly #workspace: Workspace
+  readonly #owned: { dispose(): void }[] = []
   #calibration: Calibration | undefined
   #warned = false
   #disposed = false
@@ -286,12 +287,18 @@ export class DecoderForCausalLM implements CausalLM {
   async dispose(): Promise<void> {
     if (this.#disposed) return
     this.#disposed = true
-    for (const owner of [...this.layers, ...this.#ropes, this.#norm, this.#embedding, this.#head, this.#workspace]) owner?.dispose()
+    for (const owner of [...this.#owned, ...this.layers, ...this.#ropes, this.#norm, this.#embedding, this.#head, this.#workspace]) owner?.dispose()
     await this.device.synchronize()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose()
+  }
+
+  /** What works on this model and goes with it, before its weights do. */
+  protected own<T extends { dispose(): void }>(owner: T): T {
+    this.#owned.push(owner)
+    return owner
   }
 
   #initialize(seed: number, std: number): void {

@@ -3,6 +3,7 @@ import { Tensor, type Device } from '@octet-llm/kernels'
 
 import type { ForwardInput } from './causal-lm.js'
 import type { TokenRanges } from './context.js'
+import { indexArray } from './index-arrays.js'
 import type { TokenRun } from './rotary-position-embedding.js'
 
 /** A batch without its pads, ready for the layers. */
@@ -36,12 +37,13 @@ export function packInput(device: Device, input: ForwardInput): PackedInput {
     const mask = attentionMask?.[row]
     return mask === undefined ? columns : columns.filter((i) => mask[i])
   })
-  const i32 = (data: number[]) => Tensor.from(Int32Array.from(data), { shape: [data.length], dtype: 'i32', device })
+  const temporary: Tensor[] = []
+  const i32 = (data: number[]) => indexArray(device, data, temporary)
   const lens = kept.map((columns) => columns.length)
   const count = lens.reduce((sum, n) => sum + n, 0)
   const starts = lens.map((_, row) => lens.slice(0, row).reduce((sum, n) => sum + n, 0))
   const index = i32(kept.flatMap((columns, row) => columns.map((column) => row * width + column)))
-  const ids = inputIds instanceof Tensor ? deviceIds(inputIds, count) : i32(kept.flatMap((columns, row) => columns.map((column) => inputIds[row]![column]!)))
+  const ids = inputIds instanceof Tensor ? deviceIds(inputIds, count, temporary) : i32(kept.flatMap((columns, row) => columns.map((column) => inputIds[row]![column]!)))
   const ranges = { starts: i32(starts), lens: i32(lens) }
   const positions = i32(kept.flatMap((columns) => columns.map((_, position) => position)))
   return {
@@ -54,16 +56,18 @@ export function packInput(device: Device, input: ForwardInput): PackedInput {
     ranges,
     runs: lens.map((n) => ({ begin: 0, count: n })),
     dispose: () => {
-      for (const t of [ids, positions, index, ranges.starts, ranges.lens]) t.dispose()
+      for (const t of temporary) t.dispose()
     },
   }
 }
 
-function deviceIds(ids: Tensor, count: number): Tensor {
+function deviceIds(ids: Tensor, count: number, temporary: Tensor[]): Tensor {
   if (count !== ids.shape[0]! * ids.shape[1]!) {
     throw new OctetError('INVALID_ARGUMENT', { op: 'forward', argument: 'inputIds', expected: 'arrays on the host when attentionMask leaves tokens out', received: 'a tensor' })
   }
-  return ids.view([count])
+  const view = ids.view([count])
+  temporary.push(view)
+  return view
 }
 
 function tensorSize(ids: Tensor): [number, number] {

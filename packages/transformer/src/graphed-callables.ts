@@ -1,6 +1,8 @@
 import { OctetError, formatShape, sameShape } from '@octet-llm/core'
 import { copy, Tensor, type Graph, type Queue } from '@octet-llm/kernels'
 
+import { IndexArrays } from './index-arrays.js'
+
 /** A function of tensors that only enqueues work: a layer's forward, a decode step. */
 export type GraphableCallable<A extends readonly Tensor[], R> = (...args: A) => R
 
@@ -19,7 +21,10 @@ export interface GraphedCallable<A extends readonly Tensor[], R> {
 }
 
 export interface GraphedCallableOptions {
-  /** Eager runs before the recording, so that whatever is made once (buffers, tables) is made outside it. Default 3. */
+  /**
+   * Eager runs before the recording, so that whatever is made once (buffers, tables, arrays from the host) is made outside
+   * it. Default 3; a layer's forward needs at least 1.
+   */
   readonly warmup?: number
   /**
    * State that a run changes, such as scales and amax histories: it is put back after the warm-up. Random draws need none:
@@ -69,19 +74,24 @@ export function makeGraphedCallables<const C extends readonly AnyCallable[]>(
 class Recording<R> {
   readonly #inputs: readonly Tensor[]
   readonly #graph: Graph<R>
+  readonly #arrays: IndexArrays
   #disposed = false
 
   constructor(callable: GraphableCallable<readonly Tensor[], R>, sample: readonly Tensor[], o: { queue: Queue; warmup: number; state: readonly Tensor[] }) {
     this.#inputs = sample.map((x) => copy({ x, queue: o.queue }))
     const saved = o.state.map((x) => copy({ x, queue: o.queue }))
+    this.#arrays = new IndexArrays(o.queue.device)
     try {
-      for (let i = 0; i < o.warmup; i++) disposeAll(callable(...this.#inputs), this.#inputs)
-      for (const [i, x] of saved.entries()) copy({ x, out: o.state[i]!, queue: o.queue })
+      try {
+        for (let i = 0; i < o.warmup; i++) disposeAll(this.#arrays.collect(() => callable(...this.#inputs)), this.#inputs)
+      } finally {
+        for (const [i, x] of saved.entries()) copy({ x, out: o.state[i]!, queue: o.queue })
+      }
       // A warm-up may write to its own arguments too.
       for (const [i, x] of sample.entries()) copy({ x, out: this.#inputs[i]!, queue: o.queue })
-      this.#graph = o.queue.capture(() => callable(...this.#inputs))
+      this.#graph = o.queue.capture(() => this.#arrays.collect(() => callable(...this.#inputs)))
     } catch (error) {
-      for (const x of this.#inputs) x.dispose()
+      for (const x of [...this.#inputs, this.#arrays]) x.dispose()
       throw error
     } finally {
       for (const x of saved) x.dispose()
@@ -97,7 +107,7 @@ class Recording<R> {
     this.#disposed = true
     // The graph lets go of the inputs at once and waits only for its replays.
     const done = this.#graph.dispose()
-    for (const x of this.#inputs) x.dispose()
+    for (const x of [...this.#inputs, this.#arrays]) x.dispose()
     await done
   }
 

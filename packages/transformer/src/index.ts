@@ -7,7 +7,7 @@ export { LayerNormLinear, type LayerNormLinearOptions } from './layer-norm-linea
 export { GATED_ACTIVATIONS, LayerNormMLP, PLAIN_ACTIVATIONS, type Activation, type LayerNormMLPOptions } from './layer-norm-mlp.js'
 export { Linear, type LinearOptions } from './linear.js'
 export { MASK_TYPES, type AttnMaskType, type WindowSize } from './mask.js'
-export type { Module, ModuleOptions, StateEntry } from './module.js'
+export { checkSizes, type Module, type ModuleOptions, type StateEntry } from './module.js'
 export { MultiheadAttention, type MultiheadAttentionOptions } from './multihead-attention.js'
 export { LayerNorm, RMSNorm, type Norm, type Normalization, type NormOptions, type ResidualSum } from './norm.js'
 export { contextPhase, generationPhase, type Phase } from './phases.js'

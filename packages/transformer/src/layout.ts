@@ -3,6 +3,7 @@ import { gatherRows, scatterRows, Tensor } from '@octet-llm/kernels'
 import type { QkvFormat } from '@octet-llm/kv-cache'
 
 import type { ForwardContext, LayerContext } from './context.js'
+import { indexArray } from './index-arrays.js'
 import { checkMaskType, checkWindow, type AttnMaskType } from './mask.js'
 import type { TokenRun } from './rotary-position-embedding.js'
 import { Workspace } from './workspace.js'
@@ -40,7 +41,7 @@ export function withTokens(
     temporary.push(t)
     return t
   }
-  const i32 = (data: ArrayLike<number>) => temp(Tensor.from(Int32Array.from(data), { shape: [data.length], dtype: 'i32', device: x.device }))
+  const i32 = (data: ArrayLike<number>) => indexArray(x.device, data, temporary)
   const workspace = ctx.workspace ?? new Workspace(x.device)
   try {
     const index = plan.index === undefined ? undefined : i32(plan.index)
