@@ -15,6 +15,7 @@ const STEPS = [
   ['error codes page', node('scripts/gen-errors.mjs', '--check')],
   ['public types snapshot', node('scripts/gen-api.mjs', '--check')],
   ['snippets', node('scripts/snippets.mjs', '--check')],
+  ['table from TransformerEngine', node('scripts/check-te-table.mjs')],
   ['imports', node('scripts/check-imports.mjs')],
   ['examples', node('scripts/run-examples.mjs')],
 ]

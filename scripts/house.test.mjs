@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { layerBreaches } from './check-layers.mjs'
+import { faultsOf } from './check-te-table.mjs'
 import { root } from './lib/proc.mjs'
 import { closingLine, summarise } from './lib/summary.mjs'
 import { nodeProblem } from './lib/toolchain.mjs'
@@ -127,6 +128,26 @@ describe('the documentation', () => {
 
   it('shows the code of the examples', () => {
     expect(script('snippets.mjs', '--check')).toContain('equal')
+  })
+})
+
+describe('the table from TransformerEngine', () => {
+  const page = readFileSync(join(root, 'docs/from-transformer-engine.md'), 'utf8')
+  const faults = (text) => faultsOf(text, join(root, 'docs'))
+
+  it('names a test that exists in every row', () => {
+    expect(faults(page)).toEqual([])
+  })
+
+  it.each([
+    ['a title that no test has', (text) => text.replace('“1: batch 1 works”', '“1: batch 1 works well”'), /has no test “1: batch 1 works well”/],
+    ['a title that is only part of one', (text) => text.replace('“3: any pad id”', '“3: any pad”'), /has no test “3: any pad”/],
+    ['a file that is not there', (text) => text.replace('(../packages/models-gemma/src/layer.test.ts)', '(../packages/models-gemma/src/layers.test.ts)'), /layers\.test\.ts does not exist/],
+    ['a row without a test', (text) => text.replace(/(\| `record`.*\|) \[`.*\|/, '$1 tested |'), /names no test/],
+    ['a name without a row', (text) => text.replace(/^\| `_padding_to_end`.*\n/m, ''), /_padding_to_end has no row/],
+  ])('finds %s', (_, edit, message) => {
+    expect(edit(page)).not.toBe(page)
+    expect(faults(edit(page)).join('\n')).toMatch(message)
   })
 })
 
