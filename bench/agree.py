@@ -5,7 +5,7 @@
 The bar. transformers is run twice: in bfloat16, as users run it, and in float32 on the same (bfloat16) weights, the reference.
 Both bfloat16 runs round after every op, each in its own order, so neither is the other's truth. Ours must be no farther from
 the reference than transformers' own bfloat16 run (RMS over all logits, at most 1.1 times), and nowhere farther from that run
-than twice that run's largest own error: two runs of the same quality can differ by the sum of their errors. Greedy tokens must
+than 1.5 times that run's largest own error: independent errors of the same size add up to sqrt(2) of one. Greedy tokens must
 be transformers' wherever its two best logits are farther apart than that tolerance, step by step on our own continuation.
 """
 import gc
@@ -73,7 +73,7 @@ def compare(folder, name):
     gc.collect()
     torch.cuda.empty_cache()
     error_ours, error_theirs, apart = ours - true, theirs - true, ours - theirs
-    tolerance = 2 * error_theirs.abs().max().item()
+    tolerance = 1.5 * error_theirs.abs().max().item()
     steps = theirs_whole[:, ids.shape[1] - 1 :]
     best = steps.topk(2, -1)
     decisive = (best.values[..., 0] - best.values[..., 1]) > tolerance

@@ -2,13 +2,13 @@
 // table. Needs `npm run build` and `npm run build:cuda`; for the peer python3 with torch and transformers.
 //   node bench/h200.mjs --output DIR [--sections verify,agree,models,peer,kernels,limits] [--bin octet.js] [--python python3]
 //                       [--commit HASH] [--peers DIR] [--budget SECONDS]
-// Writes DIR/h200.jsonl (every row, with time, commit, GPU and driver), DIR/h200.md (the table) and DIR/h200.svg.
+// Writes DIR/h200.jsonl: every row, with its run, time, commit, GPU and driver. Prints the table; bench/report.mjs puts it and
+// the picture into the docs.
 // --peers: a folder with a `peers3.py` that times the peer's products inside a graph; its rows are kept as they are.
 import { execFileSync, spawn } from 'node:child_process'
-import { appendFile, mkdir, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { drawBars } from './lib/bars.mjs'
 import { JOBS, comparison, markdown } from './lib/comparison.mjs'
 
 const here = import.meta.dirname
@@ -25,6 +25,7 @@ const bin = resolve(values.bin)
 const sections = new Set(values.sections.split(','))
 const end = Date.now() + Number(values.budget) * 1000
 const rows = []
+const started = new Date().toISOString()
 
 /** The last line that a tool prints, or null where there is no such tool. */
 function ask(command, args) {
@@ -35,11 +36,11 @@ function ask(command, args) {
   }
 }
 
-const [gpu, driver] = (ask('nvidia-smi', ['--query-gpu=name,driver_version', '--format=csv,noheader']) ?? ',').split(', ')
+const [gpu, driver] = (ask('nvidia-smi', ['--query-gpu=name,driver_version', '--format=csv,noheader']) ?? ', ').split(', ')
 const commit = values.commit ?? ask('git', ['-C', here, 'describe', '--always', '--dirty', '--abbrev=12'])
 
 async function keep(row) {
-  const stamped = { time: new Date().toISOString(), commit, gpu: gpu || null, driver: driver || null, ...row }
+  const stamped = { run: started, time: new Date().toISOString(), commit, gpu: gpu || null, driver: driver || null, ...row }
   rows.push(stamped)
   await appendFile(join(dir, 'h200.jsonl'), `${JSON.stringify(stamped)}\n`)
 }
@@ -88,7 +89,7 @@ async function agree() {
     const theirs = await run(`agree, transformers' side of ${model}`, values.python, [join(here, 'agree.py'), join(dir, 'agree'), model])
     for (const row of objects(theirs.stdout)) await keep(row)
   }
-  await run('agree, clean up', 'rm', ['-rf', join(dir, 'agree')])
+  await rm(join(dir, 'agree'), { recursive: true, force: true })
 }
 
 async function models() {
@@ -125,7 +126,4 @@ async function limits() {
 await mkdir(dir, { recursive: true })
 await writeFile(join(dir, 'ids.json'), JSON.stringify({ input_ids: [[3, 4, 5, 6]] }))
 for (const [name, section] of Object.entries({ verify, agree, models, peer, kernels, limits })) if (sections.has(name)) await section()
-const table = comparison(rows)
-await writeFile(join(dir, 'h200.md'), markdown(table, rows))
-await writeFile(join(dir, 'h200.svg'), drawBars(table, { gpu, commit }))
-process.stdout.write(markdown(table, rows))
+process.stdout.write(markdown(comparison(rows), rows))

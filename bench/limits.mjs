@@ -55,7 +55,7 @@ async function leaks() {
     held.push({ ...device.memoryStats(), available: device.availableBytes })
   }
   const settled = held.slice(2)
-  out({ what: `${cycles} cycles of load, generate, dispose`, allocatedBytes: settled.at(-1).allocatedBytes, reservedBytes: settled.at(-1).reservedBytes, lostBytes: settled[0].available - settled.at(-1).available })
+  out({ what: `${cycles} cycles of load, generate, dispose`, allocatedBytes: settled.at(-1).allocatedBytes, reservedBytes: settled.at(-1).reservedBytes, lostBytes: settled[0].available - settled.at(-1).available, availableBytes: held.map(({ available }) => available) })
 }
 
 async function extremes() {

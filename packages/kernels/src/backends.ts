@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { chooseLevel, defaultThreads, type Isa } from './device.js'
+import { chooseLevel, defaultThreads, type Device, type Isa } from './device.js'
 import { cudaUnavailable } from './cuda.js'
 import { CUDA_BUILD_COMMAND, nativeCandidates } from './native.js'
 import { cudaRuntime, runtime } from './runtime.js'
@@ -65,18 +65,20 @@ function describeCuda(): BackendReport['cuda'] {
 }
 
 /**
- * Measures how fast this machine reads memory, in 10^9 bytes per second: the bound that decoding is held against. The
- * best of three read-only kernels over `repeats` rounds. Runs off the event loop, about 4 * repeats * bytes / rate.
+ * Measures how fast memory is read, in 10^9 bytes per second: the bound that decoding is held against. On a CPU the best of
+ * three read-only kernels over `repeats` rounds, off the event loop, about 4 * repeats * bytes / rate; on a GPU the best of
+ * `repeats` passes.
  *
- * @param options `bytes` (default 1 GiB; take at least 8 times the last-level cache), `threads` (default: the physical
- * cores), `isa` (default: the highest), `repeats` (default 5)
+ * @param options `device` (default: the CPU), `bytes` (default 1 GiB; take at least 8 times the last-level cache),
+ * `threads` (default: the physical cores), `isa` (default: the highest), `repeats` (default 5)
  * @throws OctetError `INVALID_ARGUMENT`, `NOT_SUPPORTED` (isa), `OUT_OF_MEMORY` when the buffer cannot be had.
  */
 export async function measureReadBandwidth(
-  options: { readonly bytes?: number; readonly threads?: number; readonly isa?: Isa | 'auto'; readonly repeats?: number } = {},
+  options: { readonly device?: Device; readonly bytes?: number; readonly threads?: number; readonly isa?: Isa | 'auto'; readonly repeats?: number } = {},
 ): Promise<number> {
-  const { native } = runtime()
-  const level = chooseLevel(native.describe().levels, options.isa ?? 'auto')
+  const gpu = options.device?.kind === 'cuda' ? options.device : undefined
+  const { native } = gpu?.runtime ?? runtime()
+  const level = gpu?.level ?? chooseLevel(native.describe().levels, options.isa ?? 'auto')
   const bytes = options.bytes ?? 1 << 30
   const threads = options.threads ?? defaultThreads()
   const repeats = options.repeats ?? 5

@@ -63,8 +63,8 @@ export interface NativeBinding {
   /** A zeroed block of memory of the level's device, 64-byte aligned; 0 when it is refused. */
   reserve(level: number, bytes: number): number
   release(level: number, address: number): void
-  /** 10^9 bytes per second; 0 when the buffer cannot be had. */
-  readProbe(level: number, threads: number, bytes: number, repeats: number): Promise<number>
+  /** 10^9 bytes per second; 0 when the buffer cannot be had. A GPU answers at once. */
+  readProbe(level: number, threads: number, bytes: number, repeats: number): Promise<number> | number
 }
 
 /** What the CUDA addon has beyond {@link NativeBinding}. */

@@ -2,7 +2,7 @@
  * Times ops the way they run inside a model: a recording of several calls over rotated operands, replayed, so that neither
  * the host nor a warm cache is in the figure. And what the device can do at best, measured by the same means.
  */
-import { describeBackends, linear, measureReadBandwidth, copy, randomWeights, Tensor, type Device } from '@octet-llm/kernels'
+import { describeBackends, linear, measureReadBandwidth, randomWeights, Tensor, type Device } from '@octet-llm/kernels'
 import { lastLevelCacheBytes, median, spread } from './measure.js'
 
 /** One measured op. */
@@ -90,18 +90,14 @@ export function randomMatrix(device: Device, rows: number, columns: number, stre
   return randomWeights({ out: Tensor.empty([rows, columns], { dtype: 'bf16', device }), seed: 1, std, stream })
 }
 
-/** Measures the device: a large copy (a read on a CPU) and a large product. */
+/** Measures the device: how fast it reads, and a large product. */
 export async function measureCeilings(device: Device): Promise<Ceilings> {
   if (device.kind === 'cpu') {
     const bytes = Math.max(2 ** 28, 8 * lastLevelCacheBytes())
     const GBPerS = await measureReadBandwidth({ threads: device.threads, bytes, repeats: 3, isa: device.isa as 'avx2' })
     return { GBPerS, bf16: await gemmRate(device, 512), e4m3: null }
   }
-  const [from, to] = [randomMatrix(device, 2 ** 14, 2 ** 16, 0), Tensor.empty([2 ** 14, 2 ** 16], { dtype: 'bf16', device })]
-  const { best } = await timeCalls(device, [() => void copy({ x: from, out: to })])
-  const GBPerS = (2 * from.byteLength) / best / 1e3
-  from.dispose()
-  to.dispose()
+  const GBPerS = await measureReadBandwidth({ device, bytes: 4 * 2 ** 30 })
   const bf16 = await gemmRate(device, 8192)
   const e4m3 = (device.capability.computeCapability?.[0] ?? 0) >= 9 ? await gemmRate(device, 8192, true) : null
   return { GBPerS, bf16, e4m3 }

@@ -3,6 +3,7 @@
 
 #include "../../runtime/backend.h"
 #include "cuda_queue.h"
+#include "read_probe.h"
 
 namespace octet {
 
@@ -64,6 +65,12 @@ class CudaBackend final : public Backend {
       }
       return out;
     }, "libraries");
+    // readProbe(level, threads, bytes, repeats) -> 10^9 bytes per second; takes milliseconds, so it runs here and now
+    exports["readProbe"] = Napi::Function::New(env, [this](const Napi::CallbackInfo& info) -> Napi::Value {
+      CudaDevice* const device = open(info[0].As<Napi::Number>().Int32Value());
+      const double rate = device == nullptr ? 0 : cuda::read_probe(device->info().ordinal, static_cast<size_t>(info[2].As<Napi::Number>().Int64Value()), info[3].As<Napi::Number>().Int32Value());
+      return Napi::Number::New(info.Env(), rate);
+    }, "readProbe");
     // freeBytes(level) -> bytes of device memory that nobody holds
     exports["freeBytes"] = Napi::Function::New(env, [this](const Napi::CallbackInfo& info) -> Napi::Value {
       size_t free = 0, total = 0;

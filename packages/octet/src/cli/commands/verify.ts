@@ -58,7 +58,7 @@ async function verify(flags: VerifyFlags, context: Context): Promise<void> {
   }
   const devices = await openDevices(flags)
   try {
-    const peak = flags.mode === 'perf' && devices.length > 0 ? { gigabytesPerSecond: await measureReadBandwidth({ threads: flags.threads }), teraflops: Infinity } : undefined
+    const peak = flags.mode === 'perf' && devices.length > 0 ? { gigabytesPerSecond: await measureReadBandwidth({ device: devices[0]!, threads: flags.threads }), teraflops: Infinity } : undefined
     const result = await runTable({
       device: devices.length === 0 ? 'cuda' : devices,
       mode: flags.mode,
