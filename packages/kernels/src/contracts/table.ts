@@ -27,6 +27,7 @@ import { sample } from './sample.js'
 import { scale } from './scale.js'
 import { scatterRows } from './scatter-rows.js'
 import { softcap } from './softcap.js'
+import { updateScale } from './update-scale.js'
 
 /** Every op's contract, in the order of the op table. */
 export const CONTRACTS: readonly OpContract[] = [
@@ -58,4 +59,5 @@ export const CONTRACTS: readonly OpContract[] = [
   randomWeights,
   readFile,
   advanceDecode,
+  updateScale,
 ]

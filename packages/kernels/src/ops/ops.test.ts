@@ -272,6 +272,18 @@ const TABLE: Readonly<Record<string, Row>> = {
       [() => ({ logits: t([2, 0]) }), 'INVALID_ARGUMENT', 'logits'],
     ],
   },
+  updateScale: {
+    good: () => ({ amaxHistory: t([2, 3]), scale: t([2]), fp8Max: 448 }),
+    refuses: [
+      [() => ({ amaxHistory: t([2, 0]) }), 'INVALID_ARGUMENT', 'amaxHistory'],
+      [() => ({ amaxHistory: t([2, 3], 'bf16') }), 'DTYPE_MISMATCH', 'amaxHistory'],
+      [() => ({ scale: t([3]) }), 'SHAPE_MISMATCH', 'scale'],
+      [() => ({ scale: t([2], 'i32') }), 'DTYPE_MISMATCH', 'scale'],
+      [() => ({ fp8Max: 0 }), 'INVALID_ARGUMENT', 'fp8Max'],
+      [() => ({ margin: NaN }), 'INVALID_ARGUMENT', 'margin'],
+      [() => ({ algorithm: 'mean' }), 'INVALID_ARGUMENT', 'algorithm'],
+    ],
+  },
   advanceDecode: {
     good: () => {
       const row = (): Tensor => i32(0, 0)

@@ -38,7 +38,11 @@ export class AutocastContext implements Fp8Context {
     this.#outer = options.within
   }
 
-  /** Resolves once the delayed scales that the end of the context updates are in place; before, their modules refuse to run. */
+  /**
+   * Resolves once the delayed scales that the end of the context updates are in place. They are updated on the device, in
+   * order with all other work; only where a recipe holds a function of one's own the host has a part, and the modules
+   * refuse to run before.
+   */
   get settled(): Promise<void> {
     return this.#outer?.settled ?? this.#settled
   }
@@ -53,14 +57,18 @@ export class AutocastContext implements Fp8Context {
   /** @param update false after a failure: what was recorded stays for the next time */
   end(update: boolean): void {
     this.#ended = true
-    if (update && this.#outer === undefined) this.#settled = Promise.all([...this.#touched].map((state) => state.update())).then(() => undefined)
+    if (!update || this.#outer !== undefined) return
+    const waits = [...this.#touched].map((state) => state.update()).filter((wait) => wait !== undefined)
+    this.#settled = Promise.all(waits).then(() => undefined)
+    // Whoever awaits it gets the failure of a function of the recipe; nobody has to.
+    this.#settled.catch(() => undefined)
   }
 }
 
 /**
  * Calls `fn` with a context that makes the modules it is passed to compute in FP8 by the recipe. Delayed scales of those
- * modules are updated at the end of the outermost context; await its `settled` before they run again. Contexts are
- * explicit: what runs with one is not seen by what runs with another.
+ * modules are updated at the end of the outermost context, on the device (see {@link AutocastContext.settled} for recipes
+ * with functions of one's own). Contexts are explicit: what runs with one is not seen by what runs with another.
  * @throws OctetError `INVALID_ARGUMENT` when `fn` returns a promise (forward only enqueues: read results outside); what `fn` throws
  */
 export function autocast<T>(options: AutocastOptions, fn: (ctx: AutocastContext) => T): T {

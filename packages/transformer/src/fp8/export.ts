@@ -115,7 +115,8 @@ function inputScheme(linear: NamedLinear['linear']): object {
   return { ...FLOAT8, strategy: 'token', dynamic: true }
 }
 
-function fromDevice(name: string, tensor: Tensor, shape: Shape = tensor.shape): CheckpointTensor {
+/** A tensor of the device, read when a writer comes to it. */
+export function fromDevice(name: string, tensor: Tensor, shape: Shape = tensor.shape): CheckpointTensor {
   return {
     name,
     dtype: tensor.dtype,

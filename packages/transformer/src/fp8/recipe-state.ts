@@ -1,6 +1,6 @@
 import { OctetError } from '@octet-llm/core'
-import { FP8_MAX, initialDelayedState, quantSpec, updateDelayedScaling, type DelayedScaling, type Recipe } from '@octet-llm/fp8-recipe'
-import { amax, cast, copy, keep, Tensor, type Device, type QuantizedTensor } from '@octet-llm/kernels'
+import { FP8_MAX, initialDelayedState, quantSpec, updateDelayedScaling, type DelayedScaling, type DelayedState, type Recipe } from '@octet-llm/fp8-recipe'
+import { amax, cast, copy, keep, Tensor, updateScale, type Device, type QuantizedTensor } from '@octet-llm/kernels'
 
 import { QuantizedStorage, type QuantizeRule, type WeightRun } from '../quantized-storage.js'
 import type { Weight } from '../weight.js'
@@ -8,19 +8,16 @@ import type { Workspace } from '../workspace.js'
 import { quantizeActivations } from './activations.js'
 import type { AutocastContext } from './autocast.js'
 
-/** The delayed scaling of one tensor: on the device, updated by the host between steps. */
+/** The delayed scaling of one tensor, on the device. */
 export class DelayedTensor {
   /** f32 [amaxHistoryLen]; entry 0 collects the current step. */
   readonly amaxHistory: Tensor
   /** f32 [1]: multiplies before the cast. */
   readonly scale: Tensor
   readonly #recipe: DelayedScaling
-  #value = 1
 
-  constructor(device: Device, recipe: DelayedScaling) {
+  constructor(device: Device, recipe: DelayedScaling, { amaxHistory, scale }: DelayedState = initialDelayedState(recipe)) {
     this.#recipe = recipe
-    const { amaxHistory, scale } = initialDelayedState(recipe)
-    this.#value = scale
     this.amaxHistory = keep(Tensor.from(amaxHistory, { shape: [amaxHistory.length], dtype: 'f32', device }))
     this.scale = keep(Tensor.from(Float32Array.of(scale), { shape: [1], dtype: 'f32', device }))
   }
@@ -39,11 +36,20 @@ export class DelayedTensor {
     for (const t of [so, now, first, pair]) t.dispose()
   }
 
-  /** fp8-recipe's exact rule. */
-  async update(): Promise<void> {
-    const amaxHistory = await this.amaxHistory.toFloat32Array()
-    const next = updateDelayedScaling({ amaxHistory, scale: this.#value }, this.#recipe, FP8_MAX.e4m3)
-    this.#value = next.scale
+  /**
+   * The end of a step, by fp8-recipe's exact rule. It is enqueued, also into a graph that is being captured; with a
+   * function of one's own in the recipe it runs on the host, and the promise resolves when the new scale is in place.
+   */
+  update(): Promise<void> | undefined {
+    const { amaxComputeAlgo, scalingFactorComputeAlgo, margin } = this.#recipe
+    if (typeof amaxComputeAlgo === 'function' || scalingFactorComputeAlgo !== null) return this.#updateOnHost()
+    updateScale({ amaxHistory: this.amaxHistory, scale: this.scale, fp8Max: FP8_MAX.e4m3, margin, algorithm: amaxComputeAlgo })
+    return undefined
+  }
+
+  async #updateOnHost(): Promise<void> {
+    const [amaxHistory, scale] = await Promise.all([this.amaxHistory.toFloat32Array(), this.scale.toFloat32Array()])
+    const next = updateDelayedScaling({ amaxHistory, scale: scale[0]! }, this.#recipe, FP8_MAX.e4m3)
     this.amaxHistory.write(next.amaxHistory)
     this.scale.write(Float32Array.of(next.scale))
   }
@@ -116,11 +122,20 @@ export class LinearRecipeState {
     return { runs: storage.runs, release: () => undefined }
   }
 
-  /** At the end of the outermost autocast. */
-  async update(): Promise<void> {
+  /** At the end of the outermost autocast. @returns undefined when the update is enqueued, else when the host is done with it */
+  update(): Promise<void> | undefined {
+    const waits = [this.#input?.update(), this.#weight?.update()].filter((wait) => wait !== undefined)
+    if (waits.length === 0) return undefined
     this.#pending = true
-    await Promise.all([this.#input?.update(), this.#weight?.update()])
-    this.#pending = false
+    return Promise.all(waits).then(() => undefined).finally(() => (this.#pending = false))
+  }
+
+  /** Takes the scales of a saved state in the place of its own. */
+  load(recipe: DelayedScaling, states: { readonly input: DelayedState; readonly weight: DelayedState }): void {
+    this.#input?.dispose()
+    this.#weight?.dispose()
+    this.#input = new DelayedTensor(this.#device, recipe, states.input)
+    this.#weight = new DelayedTensor(this.#device, recipe, states.weight)
   }
 
   dispose(): void {
