@@ -1,6 +1,7 @@
 // Everything that is measured on a GPU host, in one call: correctness first, then ours and the peer's side in turn, then one
 // table. Needs `npm run build` and `npm run build:cuda`; for the peer python3 with torch and transformers.
 //   node bench/h200.mjs --output DIR [--sections verify,agree,models,peer,kernels,limits] [--bin octet.js] [--python python3]
+//                       [--jobs gemma-7b-generate,llama-3-8b-decode,llama-3-8b-batch,llama-3-8b-prefill] [--repeats 3]
 //                       [--commit HASH] [--peers DIR] [--budget SECONDS]
 // Writes DIR/h200.jsonl: every row, with its run, time, commit, GPU and driver. Prints the table; bench/report.mjs puts it and
 // the picture into the docs.
@@ -17,12 +18,14 @@ const { values } = parseArgs({
   options: {
     output: { type: 'string' }, sections: text('verify,agree,models,peer,kernels,limits'), bin: text(join(here, '../packages/octet/bin/octet.js')), python: text('python3'),
     commit: { type: 'string' }, peers: { type: 'string' }, budget: text('3600'), repeats: text('3'),
+    jobs: text([...new Set(JOBS.map(({ section }) => section))].join(',')),
   },
 })
 if (values.output === undefined) throw new Error('give --output DIR')
 const dir = resolve(values.output)
 const bin = resolve(values.bin)
 const sections = new Set(values.sections.split(','))
+const jobs = values.jobs.split(',')
 const end = Date.now() + Number(values.budget) * 1000
 const rows = []
 const started = new Date().toISOString()
@@ -93,7 +96,7 @@ async function agree() {
 }
 
 async function models() {
-  for (const { section, label, args } of JOBS) {
+  for (const { section, label, args } of JOBS.filter((job) => jobs.includes(job.section))) {
     const { stdout, seconds } = await octet(label, ['bench', ...args, '--device', 'cuda', '--repeats', values.repeats, '--json'])
     for (const { schemaVersion: _, kernels, ...row } of objects(stdout)) await keep({ ...row, section, label, kernels, processSeconds: seconds })
   }
@@ -102,7 +105,7 @@ async function models() {
 }
 
 async function peer() {
-  const { stdout } = await run('the peer', values.python, [join(here, 'peers_hf.py')])
+  const { stdout } = await run('the peer', values.python, [join(here, 'peers_hf.py'), ...jobs])
   for (const row of objects(stdout)) await keep(row)
   if (values.peers === undefined) return
   const more = await run("the peer's products", values.python, [join(values.peers, 'peers3.py')])

@@ -19,7 +19,8 @@ export const JOBS = [
 /** Ours in the job's unit, and the same at the floor. */
 function figures(row, unit) {
   if (row.bench === 'prefill') return { ours: row.tokensPerS, floor: row.tokensPerS / row.share }
-  if (unit === 'tokens/s') return { ours: row.tokensPerS, floor: row.tokensPerS / row.share }
+  // As the peer's: new tokens over the whole call, prefill included.
+  if (unit === 'tokens/s') return { ours: (row.batch * row.newTokens) / row.seconds, floor: (row.batch * 1e3) / row.floorStepMs }
   return { ours: row.seconds, floor: (row.floorStepMs * row.newTokens) / 1e3 }
 }
 
