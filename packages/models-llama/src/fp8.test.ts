@@ -2,9 +2,10 @@ import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DelayedScaling, Float8BlockScaling, Float8CurrentScaling, MXFP8BlockScaling } from '@octet-llm/fp8-recipe'
+import { readConfig } from '@octet-llm/hf-loader/config'
 import { openSafetensors, writeSafetensors } from '@octet-llm/hf-loader/safetensors'
 import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
-import { calibrate, calibrationEntries, type Fp8Option } from '@octet-llm/transformer'
+import { autocast, calibrate, calibrationEntries, type Fp8Option } from '@octet-llm/transformer'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 
 import type { FromPretrainedOptions } from './load.js'
@@ -257,8 +258,65 @@ describe('LoRA', () => {
     for (const m of [merged, model, plain, onFp8]) await m.dispose()
   })
 
+  it.each(['te', 'reference'] as const)('applied beside the weights it gives peft’s logits and tokens too: %s', async (decoderLayer) => {
+    const plain = await load('fairy-llama', { dtype: 'f32' })
+    const bytes = plain.memory().weightsBytes
+    const unadapted = await logitsOf(plain, want.input_ids)
+    await plain.dispose()
+    await device.synchronize()
+    const before = device.memoryStats().allocatedBytes
+    const model = await load('fairy-llama', { dtype: 'f32', decoderLayer, adapter: fixture(name), adapterMode: 'apply' })
+    const logits = await logitsOf(model, want.input_ids)
+    expect(maxDifference(logits, await goldenTensor(name, 'logits'))).toBeLessThan(2e-4)
+    expect(maxDifference(logits, unadapted)).toBeGreaterThan(0.1)
+    for (const graphs of [true, false]) {
+      const { sequences } = await model.generate({ inputIds: want.input_ids, maxNewTokens: 24, ignoreEos: true, graphs })
+      expect(sequences[0]!.slice(want.input_ids[0]!.length)).toEqual(want.greedy_24)
+    }
+    // The factors are all that was added: the weights stay bf16 as the file has them.
+    const file = await openSafetensors(join(fixture(name), 'adapter_model.safetensors'))
+    expect(model.memory().weightsBytes - bytes).toBe([...file.tensors.values()].reduce((sum, { shape }) => sum + 4 * shape.reduce((n, d) => n * d, 1), 0))
+    await file.close()
+    await model.dispose()
+    expect(device.memoryStats().allocatedBytes).toBe(before)
+  })
+
+  it.each(['f32', 'bf16'] as const)('applied to an FP8 checkpoint it leaves every code as it is: %s', async (dtype) => {
+    const plain = await load('fairy-llama', { fp8: true })
+    const dir = await folder()
+    await plain.exportQuantized(dir)
+    const merged = await load('fairy-llama', { dtype: 'f32', adapter: fixture(name) })
+    const [base, model] = [await load(dir, { dtype, fp8: true }), await load(dir, { dtype, fp8: true, adapter: fixture(name), adapterMode: 'apply' })]
+    for (const [i, [part, linear]] of model.linears().entries()) {
+      for (const segment of linear.weight.segments.length === 0 ? [undefined] : linear.weight.segments.map((s) => s.name)) {
+        const [a, b] = [linear.weight.quantized(segment), base.linears()[i]![1].weight.quantized(segment)]
+        expect([part, Buffer.compare(await a.data.toBytes(), await b.data.toBytes()), Buffer.compare(await a.scaleInv.toBytes(), await b.scaleInv.toBytes())]).toEqual([part, 0, 0])
+      }
+    }
+    const logits = await logitsOf(model, want.input_ids)
+    expect(divergence(await logitsOf(merged, want.input_ids), logits, model.info.vocabSize)).toBeLessThan(0.02)
+    expect(divergence(await logitsOf(base, want.input_ids), logits, model.info.vocabSize)).toBeGreaterThan(0.02)
+    expect(() => model.quantizedCheckpoint()).toThrowError(expect.objectContaining({ code: 'INVALID_ARGUMENT', hint: 'merge the adapter' }))
+    for (const m of [plain, merged, base, model]) await m.dispose()
+  })
+
+  it('is applied in an autocast too, and only a projection can have one', async () => {
+    const model = await load('fairy-llama', { dtype: 'f32', adapter: fixture(name), adapterMode: 'apply' })
+    const golden = await goldenTensor(name, 'logits')
+    const logits = await autocast({ recipe: 'current' }, (fp8) => model.forward({ inputIds: want.input_ids, fp8 })).toFloat32Array()
+    expect(divergence(golden, logits, model.info.vocabSize)).toBeLessThan(0.02)
+    await model.dispose()
+    const dir = await folder()
+    await cp(fixture(name), dir, { recursive: true })
+    const { vocabSize, hiddenSize } = await readConfig(fixture('fairy-llama'))
+    const factors = ([['A', [8, hiddenSize]], ['B', [vocabSize, 8]]] as const).map(([part, shape]) => ({ name: `base_model.model.model.embed_tokens.lora_${part}.weight`, dtype: 'f32' as const, shape, data: new Float32Array(shape[0] * shape[1]) }))
+    await writeSafetensors(join(dir, 'adapter_model.safetensors'), factors)
+    await expect(load('fairy-llama', { adapter: dir, adapterMode: 'apply' })).rejects.toMatchObject({ code: 'NOT_SUPPORTED', argument: 'model.embed_tokens.weight', hint: 'merge the adapter' })
+    await (await load('fairy-llama', { adapter: dir })).dispose()
+  })
+
   it('of another model is refused', async () => {
-    await expect(load('variants/llama-headdim', { adapter: fixture(name) })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH' })
+    for (const adapterMode of ['merge', 'apply'] as const) await expect(load('variants/llama-headdim', { adapter: fixture(name), adapterMode })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH' })
     const dir = await folder()
     await writeFile(join(dir, 'adapter_config.json'), '{"peft_type": "LORA", "r": 8}')
     await expect(load('fairy-llama', { adapter: dir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' })

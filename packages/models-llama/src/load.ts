@@ -1,26 +1,10 @@
-import type { Device } from '@octet-llm/kernels'
 import { assign, checkLoraAdapter, openCheckpoint, openLoraAdapter, planAssignment, readConfig, readGenerationConfig, sharesEmbedding, type AssignProgress, type Checkpoint, type ModelConfig } from '@octet-llm/hf-loader'
 import { openSafetensors } from '@octet-llm/hf-loader/safetensors'
-import { chooseDtypes, readCalibration, readKvScales, resolveFp8, savedFp8, type Calibration, type Fp8Option } from '@octet-llm/transformer'
+import { chooseDtypes, readCalibration, readKvScales, resolveFp8, savedFp8, type Calibration, type PretrainedOptions } from '@octet-llm/transformer'
 
 import type { TELlamaOptions, TELlamaForCausalLM } from './model.js'
 
-export interface FromPretrainedOptions {
-  readonly device: Device
-  /** Of activations. `auto` (default): the config's, else the first weight's; float16 checkpoints run in float32. */
-  readonly dtype?: 'auto' | 'f32' | 'bf16'
-  /** Default 'te'. */
-  readonly decoderLayer?: 'te' | 'reference'
-  /** How `exportState` of a layer names QKV. Default false. */
-  readonly fuseQkvParams?: boolean
-  /** Projections exist in FP8 only, as resolveFp8 says; what a checkpoint holds in FP8 is taken as it is. Default: de-quantized. */
-  readonly fp8?: Fp8Option
-  /** Static scales of activations and of an FP8 KV cache, or the safetensors file that holds them. Default: the checkpoint's. */
-  readonly calibration?: Calibration | string
-  /** Folder of a LoRA adapter (peft), merged into the weights in float32. */
-  readonly adapter?: string
-  /** Stops between reads; the promise rejects with the signal's reason. */
-  readonly signal?: AbortSignal
+export interface FromPretrainedOptions extends PretrainedOptions {
   /** Called after each tensor. */
   readonly onProgress?: (progress: AssignProgress) => void
 }
@@ -31,7 +15,7 @@ export async function loadPretrained(
   options: FromPretrainedOptions,
   make: (config: ModelConfig, options: TELlamaOptions) => TELlamaForCausalLM,
 ): Promise<TELlamaForCausalLM> {
-  const { device, decoderLayer, fuseQkvParams, signal, onProgress } = options
+  const { device, decoderLayer, fuseQkvParams, adapterMode, signal, onProgress } = options
   const config = await readConfig(dir, { signal })
   const generationConfig = await readGenerationConfig(dir, { signal })
   const checkpoint = await openCheckpoint(dir, { signal })
@@ -49,7 +33,7 @@ export async function loadPretrained(
     if (adapter !== undefined) checkLoraAdapter(adapter, slots)
     const stored = planAssignment(checkpoint, slots, { tied }).tensors.filter(({ source }) => 'data' in source)
     if (stored.length > 0) model.layOutFp8(new Set(stored.map(({ slot }) => slot.name)))
-    await assign(checkpoint, slots, model.sink({ signal, adapter }), { tied, signal, onProgress })
+    await assign(checkpoint, slots, model.sink({ signal, adapter, adapterMode }), { tied, signal, onProgress })
     model.finishLoading(calibration)
     return model
   } catch (error) {

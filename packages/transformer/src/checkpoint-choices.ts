@@ -1,6 +1,7 @@
 import type { DType, TensorSource } from '@octet-llm/core'
 import type { Device } from '@octet-llm/kernels'
 
+import type { AdapterMode } from './weight-sink.js'
 import { kvName, type Calibration } from './fp8/calibration.js'
 import { resolveFp8, type Fp8Inference, type Fp8Option } from './fp8/inference.js'
 
@@ -8,8 +9,33 @@ export interface DtypeRequest {
   /** Of activations. Default 'auto'. */
   readonly dtype?: 'auto' | 'f32' | 'bf16' | undefined
   readonly fp8?: Fp8Option | undefined
-  /** Weights are sums with an adapter's. */
+  /** Weights are sums with a merged adapter's. */
   readonly adapter?: unknown
+  readonly adapterMode?: AdapterMode | undefined
+}
+
+/** What every model loads by. */
+export interface PretrainedOptions {
+  readonly device: Device
+  /** Of activations. `auto` (default): the config's, else the first weight's; float16 checkpoints run in float32. */
+  readonly dtype?: 'auto' | 'f32' | 'bf16'
+  /** Default 'te'. */
+  readonly decoderLayer?: 'te' | 'reference'
+  /** How `exportState` of a layer names QKV. Default false. */
+  readonly fuseQkvParams?: boolean
+  /** Projections exist in FP8 only, as resolveFp8 says; what a checkpoint holds in FP8 is taken as it is. Default: de-quantized. */
+  readonly fp8?: Fp8Option
+  /** Static scales of activations and of an FP8 KV cache, or the safetensors file that holds them. Default: the checkpoint's. */
+  readonly calibration?: Calibration | string
+  /** Folder of a LoRA adapter (peft). */
+  readonly adapter?: string
+  /**
+   * `merge` (default): into the weights, in float32; FP8 weights are de-quantized for it and quantized again. `apply`: the
+   * factors stay beside the weights, which keep the checkpoint's bytes.
+   */
+  readonly adapterMode?: AdapterMode
+  /** Stops between reads; the promise rejects with the signal's reason. */
+  readonly signal?: AbortSignal
 }
 
 const SCALE = /_scale(?:_inv)?$/
@@ -21,7 +47,8 @@ const SCALE = /_scale(?:_inv)?$/
  * @param stated dtype of config.json
  */
 export function chooseDtypes(request: DtypeRequest, stated: DType | null, sources: ReadonlyMap<string, TensorSource>): { dtype: 'f32' | 'bf16'; weightDtype: 'f32' | 'bf16' | 'f16' } {
-  const { dtype: asked = 'auto', fp8 = false, adapter } = request
+  const { dtype: asked = 'auto', fp8 = false } = request
+  const adapter = request.adapterMode === 'apply' ? undefined : request.adapter
   const matrices = [...sources.values()].filter(({ name, dtype, shape }) => shape.length > 1 && !(fp8 !== false && (dtype === 'e4m3' || SCALE.test(name))))
   const stored = new Set(matrices.map((source) => source.dtype))
   const own = stated ?? [...stored][0]

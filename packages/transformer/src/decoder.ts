@@ -222,8 +222,9 @@ export class DecoderForCausalLM implements CausalLM {
     return weightSink((slot) => {
       const { weight, segment } = findWeight(this.#weights, addresses.get(slot.name) ?? slot.name)
       const linear = linears.get(weight)
-      return { weight, segment, onInputScale: (scale) => linear !== undefined && this.#fp8?.noteInputScale(linear, scale) }
-    }, options)
+      if (linear === undefined) return { weight, segment }
+      return { weight, segment, onInputScale: (scale) => this.#fp8?.noteInputScale(linear, scale), onLowRank: (update) => linear.addLowRank(update) }
+    }, { dtype: this.dtype, ...options })
   }
 
   /**
@@ -281,7 +282,7 @@ export class DecoderForCausalLM implements CausalLM {
   memory(): ModelMemory {
     const sum = (sizes: Iterable<number>) => [...sizes].reduce((total, n) => total + n, 0)
     return {
-      weightsBytes: sum([...new Set(this.#weights.values())].map((w) => w.byteLength)),
+      weightsBytes: sum([...new Set(this.#weights.values())].map((w) => w.byteLength)) + sum(this.#linears.map(({ linear }) => linear.lowRankBytes)),
       tablesBytes: sum([...this.#ropes].map((rope) => rope.byteLength)),
       workspaceBytes: this.#workspace.byteLength,
     }

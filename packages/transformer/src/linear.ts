@@ -7,6 +7,7 @@ import { AutocastContext } from './fp8/autocast.js'
 import type { Fp8Context } from './fp8/context.js'
 import type { Fp8Inference } from './fp8/inference.js'
 import { LinearRecipeState, ruleOf } from './fp8/recipe-state.js'
+import type { LowRankUpdate } from './low-rank.js'
 import { checkSizes, weightDtypeOf, weightStream, type Module, type ModuleOptions, type StateEntry } from './module.js'
 import type { QuantizeRule, WeightRun } from './quantized-storage.js'
 import { Weight, type WeightSegment } from './weight.js'
@@ -43,6 +44,7 @@ export class Linear implements Module {
   #inputScale: number | undefined
   #scale: Tensor | undefined
   #state: LinearRecipeState | undefined
+  #updates: readonly LowRankUpdate[] = []
 
   /** @throws OctetError `INVALID_ARGUMENT`, `SHAPE_MISMATCH` when the split does not add up */
   constructor(options: LinearOptions) {
@@ -74,14 +76,26 @@ export class Linear implements Module {
     fp8?.observer?.input(this, x)
     if (fp8 instanceof AutocastContext && fp8.calibrating && this.weight.rule === undefined) this.recipeState.calibrate(fp8, x, this.weight)
     const plan = this.#plan(fp8)
-    if (plan === undefined) return this.#multiply(x, x, this.weight.runs, options)
+    if (plan === undefined && this.#updates.length === 0) return this.#multiply(x, x, this.weight.runs, options)
     const workspace = options.workspace ?? new Workspace(x.device)
     try {
-      return this.#multiply(x, plan.quantize(x, workspace), plan.runs, options)
+      const y = this.#multiply(x, plan === undefined ? x : plan.quantize(x, workspace), plan?.runs ?? this.weight.runs, options)
+      for (const update of this.#updates) update.add(x, y, workspace)
+      return y
     } finally {
-      plan.release?.()
+      plan?.release?.()
       if (options.workspace === undefined) workspace.dispose()
     }
+  }
+
+  /** Keeps a low-rank update beside the weight from now on. Owned by the module. */
+  addLowRank(update: LowRankUpdate): void {
+    this.#updates = [...this.#updates, update]
+  }
+
+  /** Bytes of the low-rank updates; 0 without any. */
+  get lowRankBytes(): number {
+    return this.#updates.reduce((sum, update) => sum + update.byteLength, 0)
   }
 
   /** Delayed scales and the kept FP8 weight of autocasts. Owned by the module. */
@@ -97,6 +111,8 @@ export class Linear implements Module {
     const workspace = new Workspace(x.device)
     const input = this.weight.rule === undefined || fp8?.enabled === false ? x : this.#quantizeInput(x, workspace)
     const y = linear({ x: input, weight: this.weight.operand(segment), bias: this.bias?.view(segment), out, dtype: x.dtype as 'f32' })
+    const [begin, end] = this.weight.range(segment)
+    for (const update of this.#updates) if (update.covers(begin, end)) update.addTo(x, y, workspace)
     workspace.dispose()
     return y
   }
@@ -152,6 +168,8 @@ export class Linear implements Module {
     this.#scale?.dispose()
     this.#scale = undefined
     this.#state?.dispose()
+    for (const update of this.#updates) update.dispose()
+    this.#updates = []
   }
 
   /** Undefined: nothing is quantized. */

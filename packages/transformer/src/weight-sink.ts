@@ -1,6 +1,7 @@
-import type { QuantizedSource, TensorSource, WeightSink, WeightSlot } from '@octet-llm/core'
+import { OctetError, type QuantizedSource, type TensorSource, type WeightSink, type WeightSlot } from '@octet-llm/core'
 import { cast, copy, dequantize, linear, scale, Tensor, upload, type Device } from '@octet-llm/kernels'
 
+import { LowRankUpdate, type LoraFactors } from './low-rank.js'
 import type { Weight } from './weight.js'
 
 /** The parameter of a slot. */
@@ -9,21 +10,32 @@ export interface SinkTarget {
   readonly segment?: string | undefined
   /** Told the static activation scale (value = fp8 * scale) that lies beside the slot's FP8 values. */
   onInputScale?(scale: number): void
+  /** Keeps an adapter's update beside the weight; missing where a weight cannot have one. */
+  onLowRank?(update: LowRankUpdate): void
 }
 
 /** A LoRA adapter as hf-loader reads it. */
 export interface AdapterSource {
   /** By slot name: y += scaling * B (A x), A [r, in], B [out, r]. */
-  readonly modules: ReadonlyMap<string, { readonly a: TensorSource; readonly b: TensorSource; readonly scaling: number }>
+  readonly modules: ReadonlyMap<string, LoraFactors>
   /** By slot name: what stands in the place of the checkpoint's tensor. */
   readonly replacements: ReadonlyMap<string, TensorSource>
 }
 
 export interface SinkOptions {
   readonly signal?: AbortSignal | undefined
-  /** Merged into the weights as they come in, in float32, before their one rounding. Default: none. */
+  /** Default: none. */
   readonly adapter?: AdapterSource | undefined
+  /**
+   * `merge` (default): into the weights as they come in, in float32, before their one rounding. `apply`: the factors stay
+   * beside weights that are as the checkpoint has them, and add their product in every forward.
+   */
+  readonly adapterMode?: AdapterMode | undefined
+  /** Of applied factors: the activations'. Default 'f32'. */
+  readonly dtype?: 'f32' | 'bf16'
 }
+
+export type AdapterMode = 'merge' | 'apply'
 
 /**
  * A sink that reads each checkpoint tensor straight into its parameter, converting the dtype on the way. FP8 tensors go
@@ -42,13 +54,22 @@ export function weightSink(target: (slot: WeightSlot) => SinkTarget, options: Si
       const to = target(slot)
       const { weight, segment } = to
       const from = options.adapter?.replacements.get(slot.name) ?? source
-      const factors = options.adapter?.modules.get(slot.name)
+      const adapter = options.adapter?.modules.get(slot.name)
+      const factors = options.adapterMode === 'apply' ? undefined : adapter
       if ('data' in from && from.inputScale !== undefined && weight.rule !== undefined) to.onInputScale?.(await readScalar(from.inputScale, weight.device, options.signal))
       if (factors !== undefined || isStaged(weight, from)) await inTurn(() => stage(to, from, factors, options.signal))
       else if ('data' in from) await uploadStored(from, weight, segment, options.signal)
       else await upload(from, weight.view(segment), { signal: options.signal })
+      if (adapter !== undefined && factors === undefined) await attach(slot, to, adapter, options)
     },
   }
+}
+
+/** @throws OctetError `NOT_SUPPORTED` for a weight that is no projection's */
+async function attach(slot: WeightSlot, { weight, segment, onLowRank }: SinkTarget, factors: LoraFactors, { dtype = 'f32', signal }: SinkOptions): Promise<void> {
+  if (onLowRank === undefined) throw new OctetError('NOT_SUPPORTED', { op: 'adapter', argument: slot.name, expected: 'factors of projections', received: 'factors of another weight', hint: 'merge the adapter' })
+  const rows = segment === undefined ? ([0, weight.shape[0]!] as const) : weight.range(segment)
+  onLowRank(await LowRankUpdate.read(rows, factors, weight.device, dtype, signal))
 }
 
 /** Whether a tensor takes another form on its way than `upload` gives it. */
@@ -68,7 +89,7 @@ async function uploadStored(source: QuantizedSource, weight: Weight, segment: st
 async function stage(
   { weight, segment }: SinkTarget,
   source: TensorSource | QuantizedSource,
-  factors: { readonly a: TensorSource; readonly b: TensorSource; readonly scaling: number } | undefined,
+  factors: LoraFactors | undefined,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const { device } = weight
@@ -101,7 +122,7 @@ async function readDequantized(source: QuantizedSource, out: Tensor, signal: Abo
 }
 
 /** values += scaling * B A in float32. A is read transposed: the product then runs over the rank. */
-async function merge(values: Tensor, { a, b, scaling }: { readonly a: TensorSource; readonly b: TensorSource; readonly scaling: number }, signal: AbortSignal | undefined): Promise<void> {
+async function merge(values: Tensor, { a, b, scaling }: LoraFactors, signal: AbortSignal | undefined): Promise<void> {
   const { device } = values
   const [rank, columns] = a.shape as [number, number]
   const [down, right] = [Tensor.empty([columns, rank], { dtype: 'f32', device }), Tensor.empty(b.shape, { dtype: 'f32', device })]

@@ -60,6 +60,15 @@ function abortOnSignals(): { signal: AbortSignal; release: () => void } {
   return { signal: controller.signal, release: () => process.off('SIGINT', stop).off('SIGTERM', stop) }
 }
 
+/** Warnings of our own as one line, instead of Node's two with a process number; those of others as Node prints them. */
+function showWarnings(): void {
+  const others = process.listeners('warning')
+  process.removeAllListeners('warning').on('warning', (warning: Error & { code?: string }) => {
+    if (warning.code?.startsWith('OCTET_') === true) process.stderr.write(`octet: ${warning.message}\n`)
+    else for (const listener of others) listener(warning)
+  })
+}
+
 /**
  * Runs the command line.
  * @param args what follows the program's name
@@ -70,6 +79,7 @@ export async function main(args: readonly string[]): Promise<number> {
   const debug = args.includes('--debug')
   const { signal, release } = abortOnSignals()
   const output = createOutput(process.stdout, process.stderr, json)
+  showWarnings()
   const context: Context = { output, signal, json, stdin: process.stdin, stderr: process.stderr }
   try {
     const program = createProgram(context)

@@ -28,6 +28,7 @@ export interface ModelFlags extends Omit<DeviceFlags, 'model'>, RandomFlags {
   readonly fp8LmHead?: boolean
   readonly calibration?: string
   readonly adapter?: string
+  readonly adapterMode?: 'merge' | 'apply'
   readonly kvDtype?: 'bf16' | 'fp8' | 'f32'
   readonly paged?: boolean
   readonly pageSize?: number
@@ -50,7 +51,8 @@ export function addModelFlags(command: Command): Command {
     .addOption(new Option('--fp8 [RECIPE]', 'projections in FP8: by row and token, or as the recipe says (delayed, current, block)'))
     .addOption(new Option('--fp8-lm-head', 'with --fp8: the output head too'))
     .addOption(new Option('--calibration <FILE>', 'safetensors file with static scales of activations and cache'))
-    .addOption(new Option('--adapter <DIR>', 'LoRA adapter to merge into the weights')))
+    .addOption(new Option('--adapter <DIR>', 'LoRA adapter'))
+    .addOption(new Option('--adapter-mode <MODE>', 'merge it into the weights (default), or apply it beside them').argParser(oneOf('merge', 'apply'))))
 }
 
 /** Flags of the key/value cache. */
@@ -63,8 +65,9 @@ export function addCacheFlags(command: Command): Command {
     .addOption(new Option('--no-graphs', 'decode op by op'))
 }
 
-/** What the flags ask of the cache. */
+/** What the flags ask of the cache. @throws OctetError `USAGE` */
 function cacheOptions(flags: ModelFlags): LoadModelOptions['kvCache'] {
+  if (flags.pageSize !== undefined && flags.paged !== true) throw usage('--page-size needs --paged', 'add --paged')
   return {
     ...(flags.kvDtype === undefined ? {} : { dtype: flags.kvDtype === 'fp8' ? 'e4m3' : flags.kvDtype }),
     ...(flags.paged === true ? { isPaged: true } : {}),
@@ -84,11 +87,12 @@ function fp8Option({ fp8, fp8LmHead }: ModelFlags): LoadModelOptions['fp8'] {
 
 /** Loads the model that the flags name, with a progress bar for a person who looks on. */
 export async function loadFromFlags(flags: ModelFlags, context: Context): Promise<LanguageModel> {
-  const fp8 = fp8Option(flags)
+  const [fp8, kvCache] = [fp8Option(flags), cacheOptions(flags)]
+  if (flags.adapterMode !== undefined && flags.adapter === undefined) throw usage('--adapter-mode needs --adapter', 'add --adapter DIR')
   const { model, randomWeights } = flags
   if (randomWeights !== undefined) {
     const { device, dtype, threads, isa, weightsSeed: seed } = flags
-    return randomModel(randomWeights, { device, dtype, fp8, threads, isa, seed, kvCache: cacheOptions(flags), signal: context.signal })
+    return randomModel(randomWeights, { device, dtype, fp8, threads, isa, seed, kvCache, signal: context.signal })
   }
   if (model === undefined) throw usage('required option \'--model <DIR|HUB_ID>\' not specified', 'or give --random-weights CONFIG')
   const progress = createProgress(context.stderr, context.output.interactive)
@@ -99,10 +103,11 @@ export async function loadFromFlags(flags: ModelFlags, context: Context): Promis
       fp8,
       calibration: flags.calibration,
       adapter: flags.adapter,
+      adapterMode: flags.adapterMode,
       threads: flags.threads,
       isa: flags.isa,
       revision: flags.revision,
-      kvCache: cacheOptions(flags),
+      kvCache,
       signal: context.signal,
       confirmPull: askBeforePull(flags.yes === true, context),
       onProgress: ({ phase, doneBytes, totalBytes }) => progress.update(phase === 'load' ? 'loading' : 'downloading', doneBytes, totalBytes),

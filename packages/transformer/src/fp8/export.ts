@@ -41,6 +41,9 @@ export function quantizedCheckpoint(model: ExportedModel): QuantizedCheckpoint {
   if (fp8 === undefined || !linears.some(({ linear }) => linear.weight.rule !== undefined)) {
     throw new OctetError('INVALID_ARGUMENT', { op: 'exportQuantized', argument: 'model', expected: 'a model in FP8', received: 'one without FP8 weights', hint: 'load it with { fp8: true } or a recipe' })
   }
+  if (linears.some(({ linear }) => linear.lowRankBytes > 0)) {
+    throw new OctetError('INVALID_ARGUMENT', { op: 'exportQuantized', argument: 'model', expected: 'weights that are all of the model', received: 'an adapter applied beside them', hint: 'merge the adapter' })
+  }
   const scales = model.calibration
   const kv = scales !== undefined && scales.has(kvName(0, 'k'))
   return {
