@@ -8,7 +8,7 @@ import { pathToFileURL } from 'node:url'
 
 const text = (value) => ({ type: 'string', default: value })
 const { values } = parseArgs({
-  options: { octet: text(join(import.meta.dirname, '../packages/octet/dist/index.js')), config: text('llama-3-8b'), device: text('cuda'), dir: text('/dev/shm/octet-load'), cycles: text('20'), long: text('8000'), wide: text('256') },
+  options: { octet: text(join(import.meta.dirname, '../packages/octet/dist/index.js')), config: text('llama-3-8b'), device: text('cuda'), dir: text('/dev/shm/octet-load'), cycles: text('20'), long: text('8184'), wide: text('256') },
 })
 const octet = await import(pathToFileURL(resolve(values.octet)).href)
 const { RANDOM_MODELS, loadModel, openDevice, randomModel, writeSafetensors } = octet

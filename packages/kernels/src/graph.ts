@@ -125,6 +125,8 @@ export class Graph<T> {
     this.#outside.clear()
     this.#made = []
     this.#value = undefined
+    if (this.#native !== null) this.#runtime.native.releaseGraph(this.#native)
+    this.#native = null
     const { device } = this.queue
     if (device.disposed) return
     const home = this.queue.disposed ? device.queue : this.queue

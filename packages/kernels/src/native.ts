@@ -60,6 +60,8 @@ export interface NativeBinding {
   beginCapture(queue: number): void
   endCapture(queue: number): NativeGraph
   replay(queue: number, graph: NativeGraph): void
+  /** Frees a graph that is not replayed again; replays that are enqueued still run. */
+  releaseGraph(graph: NativeGraph): void
   /** A zeroed block of memory of the level's device, 64-byte aligned; 0 when it is refused. */
   reserve(level: number, bytes: number): number
   release(level: number, address: number): void

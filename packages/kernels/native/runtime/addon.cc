@@ -64,6 +64,7 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : backend_(make_backend()) {
     InstanceMethod<&Addon::BeginCapture>("beginCapture"),
     InstanceMethod<&Addon::EndCapture>("endCapture"),
     InstanceMethod<&Addon::Replay>("replay"),
+    InstanceMethod<&Addon::ReleaseGraph>("releaseGraph"),
     InstanceMethod<&Addon::Reserve>("reserve"),
     InstanceMethod<&Addon::Release>("release"),
   });
@@ -312,6 +313,10 @@ void Addon::Replay(const Napi::CallbackInfo& info) {
   if (q == nullptr) return;
   push_record(q, ReplayRecord{{Kind::replay, sizeof(ReplayRecord), 0}, new std::shared_ptr<GraphData>(shared<GraphData>(info[1]))});
 }
+
+// Not when the handle is collected: that may be long after, and a device's graph holds device memory. Replays that are
+// still enqueued have their own reference.
+void Addon::ReleaseGraph(const Napi::CallbackInfo& info) { info[0].As<Napi::External<std::shared_ptr<GraphData>>>().Data()->reset(); }
 
 }  // namespace octet
 

@@ -43,6 +43,7 @@ class Addon final : public Napi::Addon<Addon>, public CompletionSink {
   void BeginCapture(const Napi::CallbackInfo& info);
   Napi::Value EndCapture(const Napi::CallbackInfo& info);
   void Replay(const Napi::CallbackInfo& info);
+  void ReleaseGraph(const Napi::CallbackInfo& info);
   Napi::Value Reserve(const Napi::CallbackInfo& info);
   void Release(const Napi::CallbackInfo& info);
 
