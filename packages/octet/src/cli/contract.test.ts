@@ -190,7 +190,15 @@ describe('reports', () => {
     expect(files).toHaveLength(3)
     expect(parameters).toBe(totals.bf16.bytes / 2)
     expect(tensors).toHaveLength(47)
+    const fp8 = jsonOf(await octet(['inspect', fixture('variants/llama-fp8-fbgemm'), '--json'])) as { kinds: Record<string, { tensors: number; bytes: number; bf16Bytes: number }>; tensors: { byteLength: number }[] }
+    expect(Object.keys(fp8.kinds).sort()).toEqual(['embedding', 'head', 'norms', 'projections', 'scales'])
+    expect(Object.values(fp8.kinds).reduce((sum, each) => sum + each.bytes, 0)).toBe(fp8.tensors.reduce((sum, each) => sum + each.byteLength, 0))
+    const { projections, scales } = fp8.kinds
+    expect([projections!.tensors, scales!.tensors, 2 * projections!.bytes]).toEqual([14, 14, projections!.bf16Bytes])
+    expect((projections!.bytes + scales!.bytes) / projections!.bf16Bytes).toBeLessThan(0.52)
     const table = (await octet(['inspect', MODEL])).stdout
+    expect(table).toMatch(/^bytes +embedding \d.* kB, norms .*, projections /m)
+    expect((await octet(['inspect', fixture('variants/llama-fp8-fbgemm')])).stdout).toMatch(/projections .* kB \(0\.500 of bf16\)/)
     expect(table).toMatch(/^model\.layers\.\*\.mlp\.up_proj\.weight +5 +bf16 +\[512, 192\] +983 kB$/m)
     expect((await octet(['inspect', MODEL, '--all'])).stdout).toContain('model.layers.4.mlp.up_proj.weight')
   })

@@ -118,14 +118,23 @@ function inputScheme(linear: NamedLinear['linear']): object {
   return { ...FLOAT8, strategy: 'token', dynamic: true }
 }
 
-/** A tensor of the device, read when a writer comes to it. */
+/** What is read from the device at once. */
+const PIECE_BYTES = 8 * 2 ** 20
+
+/** A tensor of the device, read in pieces when a writer comes to it. */
 export function fromDevice(name: string, tensor: Tensor, shape: Shape = tensor.shape): CheckpointTensor {
   return {
     name,
     dtype: tensor.dtype,
     shape: [...shape],
     async *data() {
-      yield await tensor.toBytes()
+      const rows = tensor.shape[0] ?? 1
+      const step = Math.max(1, Math.floor((PIECE_BYTES * rows) / Math.max(1, tensor.byteLength)))
+      if (step >= rows) return yield await tensor.toBytes()
+      for (let begin = 0; begin < rows; begin += step) {
+        const piece = tensor.rows(begin, Math.min(rows, begin + step))
+        yield await piece.toBytes().finally(() => piece.dispose())
+      }
     },
   }
 }

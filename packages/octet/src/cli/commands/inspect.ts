@@ -51,6 +51,41 @@ function totals(checkpoint: Checkpoint): Record<string, { tensors: number; bytes
   return byDtype
 }
 
+/** What a tensor is for, by its name in the file. */
+const KINDS = [
+  ['scales', /(?:weight_scale(?:_inv)?|input_scale|activation_scale|[kvq]_scale|output_scale)$/],
+  ['embedding', /embed_tokens\.weight$/],
+  ['head', /lm_head\.weight$/],
+  ['projections', /_proj\.weight$/],
+  ['norms', /norm\.weight$/],
+  ['biases', /\.bias$/],
+  ['other', /(?:)/],
+] as const
+type Kind = (typeof KINDS)[number][0]
+
+interface KindTotal {
+  tensors: number
+  bytes: number
+  /** What the same elements take in bf16; 0 for scales, which bf16 does not need. */
+  bf16Bytes: number
+}
+
+export function kindTotals(sources: Iterable<Pick<TensorSource, 'name' | 'shape' | 'byteLength'>>): Partial<Record<Kind, KindTotal>> {
+  const byKind: Partial<Record<Kind, KindTotal>> = {}
+  for (const { name, shape, byteLength } of sources) {
+    const [kind] = KINDS.find(([, pattern]) => pattern.test(name))!
+    const entry = (byKind[kind] ??= { tensors: 0, bytes: 0, bf16Bytes: 0 })
+    entry.tensors += 1
+    entry.bytes += byteLength
+    entry.bf16Bytes += kind === 'scales' ? 0 : 2 * numel(shape)
+  }
+  return byKind
+}
+
+function describeKinds(kinds: Partial<Record<Kind, KindTotal>>): string {
+  return Object.entries(kinds).map(([kind, { bytes, bf16Bytes }]) => `${kind} ${formatBytes(bytes)}${bytes < bf16Bytes ? ` (${(bytes / bf16Bytes).toFixed(3)} of bf16)` : ''}`).join(', ')
+}
+
 function report(config: ModelConfig, checkpoint: Checkpoint): object {
   const { raw: _, ...shown } = config
   return {
@@ -59,6 +94,7 @@ function report(config: ModelConfig, checkpoint: Checkpoint): object {
     files: checkpoint.shards.map(({ path }) => basename(path)),
     parameters: parameters(checkpoint),
     totals: totals(checkpoint),
+    kinds: kindTotals(checkpoint.sources.values()),
     tensors: [...checkpoint.sources.values()].map(({ name, dtype, shape, byteLength, path }) => ({ name, dtype, shape, byteLength, file: basename(path) })),
   }
 }
@@ -74,6 +110,7 @@ function render(config: ModelConfig, checkpoint: Checkpoint, all: boolean): stri
     ['context', `${config.maxPositionEmbeddings} tokens, rope ${config.rope.full.type}`],
     ['files', `${checkpoint.shards.length}, ${checkpoint.kind}`],
     ['dtypes', Object.entries(totals(checkpoint)).map(([dtype, each]) => `${dtype} ${each.tensors} (${formatBytes(each.bytes)})`).join(', ')],
+    ['bytes', describeKinds(kindTotals(checkpoint.sources.values()))],
     ...config.notes.map((note): [string, string] => ['note', note]),
   ]
   const rows = groupTensors([...checkpoint.sources.values()], all).map(({ name, count, dtype, shape, byteLength }) => [name, String(count), dtype, formatShape(shape), formatBytes(byteLength)])
