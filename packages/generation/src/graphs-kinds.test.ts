@@ -20,6 +20,8 @@ interface Kind {
   readonly fp8?: Fp8Option
   /** Static scales of activations, and of each head's keys and values. */
   readonly calibrated?: boolean
+  /** Queries, keys and values of attention too, as a recipe's fp8Dpa. */
+  readonly dpa?: boolean
 }
 
 const KINDS: Readonly<Record<string, Kind>> = {
@@ -30,13 +32,15 @@ const KINDS: Readonly<Record<string, Kind>> = {
   'by row, calibrated static activations': { dtype: 'bf16', fp8: true, calibrated: true },
   'by tensor, calibrated static activations': { dtype: 'f32', fp8: 'current', calibrated: true },
   '128x128, activations 1x128': { dtype: 'bf16', fp8: 'block' },
+  'calibrated, attention inputs in FP8': { dtype: 'bf16', fp8: 'current', calibrated: true, dpa: true },
 }
 
 /** Past one block of 128 columns, the second one ragged. */
 const HIDDEN = 144
 
-async function make({ dtype, fp8, calibrated = false }: Kind): Promise<DecoderForCausalLM> {
-  const model = randomDecoder(device, { dtype, hidden: HIDDEN, fp8: resolveFp8(fp8, calibrated) })
+async function make({ dtype, fp8, calibrated = false, dpa = false }: Kind): Promise<DecoderForCausalLM> {
+  const rules = resolveFp8(fp8, calibrated)
+  const model = randomDecoder(device, { dtype, hidden: HIDDEN, fp8: rules && { ...rules, dpa } })
   if (!calibrated) return model
   const plain = randomDecoder(device, { dtype, hidden: HIDDEN })
   model.finishLoading(await calibrate(plain, [{ inputIds: [prompts(8)[7]!] }]))
@@ -64,7 +68,10 @@ describe.each(Object.entries(KINDS))('%s', (_, kind) => {
   beforeAll(async () => void (model = await make(kind)))
   afterAll(() => model.dispose())
 
-  it.each(CACHES)('cache %o: logits to the bit and tokens of eager steps, nothing left behind', async (kvCache) => {
+  // Attention inputs in FP8 want a cache in FP8.
+  const caches = CACHES.filter(({ dtype }) => dtype === 'e4m3' || kind.dpa !== true)
+
+  it.each(caches)('cache %o: logits to the bit and tokens of eager steps, nothing left behind', async (kvCache) => {
     const round = async () => {
       for (const rows of [3, 4, 5]) {
         const options = { inputIds: prompts(rows), maxNewTokens: 8, kvCache }

@@ -112,7 +112,11 @@ export class DecoderForCausalLM implements CausalLM {
     this.#alive('createInferenceParams')
     const { numLayers, numKvHeads, headDim } = this.info
     const { kvDtype, ...rest } = request
-    const dtype = kvDtype === 'fp8' ? 'e4m3' : (kvDtype ?? this.dtype)
+    const dpa = this.#options.fp8?.dpa === true
+    const dtype = kvDtype === 'fp8' ? 'e4m3' : (kvDtype ?? (dpa ? 'e4m3' : this.dtype))
+    if (dpa && dtype !== 'e4m3') {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'createInferenceParams', argument: 'kvDtype', expected: 'e4m3 or nothing, as the recipe’s fp8Dpa wants keys and values in FP8', received: dtype, hint: 'leave kvDtype out, or use a recipe without fp8Dpa' })
+    }
     const kvScales = dtype === 'e4m3' ? this.#kvScales() : undefined
     return new InferenceParams({
       ...rest,
@@ -235,8 +239,9 @@ export class DecoderForCausalLM implements CausalLM {
   finishLoading(calibration?: Calibration): void {
     const { numLayers, numKvHeads } = this.info
     if (calibration !== undefined) checkCalibration(calibration, this.linears().map(([name]) => name), numLayers)
-    kvScalesOf(calibration, numLayers, numKvHeads)
+    const kvScales = kvScalesOf(calibration, numLayers, numKvHeads)
     this.#calibration = calibration
+    for (const [i, layer] of this.#options.layers.entries()) layer.selfAttention.core.setKvScales(kvScales?.[i], this.device)
     if (this.tieWordEmbeddings && this.#head !== undefined) this.#head.weight.quantizeFrom(this.#embedding.tensor)
     this.#fp8?.finish(calibration)
   }

@@ -1,8 +1,12 @@
 import { OctetError } from '@octet-llm/core'
-import { attention, attentionDense, kvAppend, type Tensor } from '@octet-llm/kernels'
-import type { InferenceParams, QkvFormat } from '@octet-llm/kv-cache'
+import { attention, attentionDense, kvAppend, type Device, type Tensor } from '@octet-llm/kernels'
+import type { InferenceParams, KvLayerScales, QkvFormat } from '@octet-llm/kv-cache'
 
 import type { ForwardContext, LayerContext } from './context.js'
+import { Fp8AttentionInputs, quantizeTogether, type AttentionInputs, type QuantizedInputs } from './fp8/attention-inputs.js'
+import { AutocastContext } from './fp8/autocast.js'
+import type { Fp8Context } from './fp8/context.js'
+import type { Fp8Inference } from './fp8/inference.js'
 import { withTokens } from './layout.js'
 import { cachedMask, causalAlignment, checkMaskType, checkWindow, type AttnMaskType, type WindowSize } from './mask.js'
 import { checkSizes } from './module.js'
@@ -28,6 +32,8 @@ export interface DotProductAttentionOptions {
   readonly qkvFormat?: QkvFormat
   /** 1-based: which layer of the KV cache. Default 1. */
   readonly layerNumber?: number
+  /** `dpa` quantizes queries, keys and values. Default: not. */
+  readonly fp8?: Fp8Inference | undefined
 }
 
 /** softmax(mask(cap(q · kᵀ * scale))) · v, softmax in float32. */
@@ -41,6 +47,7 @@ export class DotProductAttention {
   readonly softcap: number
   readonly qkvFormat: QkvFormat
   readonly layerNumber: number
+  readonly #inputs: Fp8AttentionInputs | undefined
 
   /** @throws OctetError `INVALID_ARGUMENT` */
   constructor(options: DotProductAttentionOptions) {
@@ -64,6 +71,21 @@ export class DotProductAttention {
     if (this.heads % this.kvHeads !== 0) {
       throw new OctetError('INVALID_ARGUMENT', { op, argument: 'numGqaGroups', expected: `a divisor of ${this.heads} heads`, received: String(this.kvHeads) })
     }
+    this.#inputs = options.fp8?.dpa === true ? new Fp8AttentionInputs(this.headDim, options.fp8.recipe) : undefined
+  }
+
+  /** Whether queries, keys and values are quantized. */
+  get fp8Dpa(): boolean {
+    return this.#inputs !== undefined
+  }
+
+  /** Scales of keys and values by head where they are quantized without a cache; those of the FP8 cache. Undefined: 1. */
+  setKvScales(scales: KvLayerScales | undefined, device: Device): void {
+    this.#inputs?.setKvScales(scales, device)
+  }
+
+  dispose(): void {
+    this.#inputs?.dispose()
   }
 
   /**
@@ -108,8 +130,13 @@ export class DotProductAttention {
     const cache = params.layerCache(this.layerNumber)
     const { pageTable, cuSeqlensQ, kvLens } = params.active
     const { causal, window } = cachedMask(ctx.selfAttnMaskType ?? this.maskType, ctx.windowSize ?? this.windowSize)
-    return attention({
-      q,
+    const quantizer = this.#cachedQuantizer(ctx.fp8)
+    if (quantizer !== undefined && cache.kScaleInv === undefined) {
+      throw new OctetError('INVALID_ARGUMENT', { op: 'DotProductAttention', argument: 'inferenceParams', expected: 'an e4m3 cache, as fp8Dpa wants keys and values in FP8', received: params.dtype })
+    }
+    const query = quantizer?.query(q, ctx.workspace)
+    const result = attention({
+      q: query ?? q,
       kCache: cache.k,
       vCache: cache.v,
       pageTable,
@@ -128,16 +155,19 @@ export class DotProductAttention {
       maxSeqlenKv: params.maxSeqlenKv,
       out,
     })
+    query?.dispose()
+    return result
   }
 
   /** Packed q [T, H * D], k and v [T, Hkv * D] over each other, sequence by sequence. */
   attend(q: Tensor, k: Tensor, v: Tensor, ctx: LayerContext, out?: Tensor): Tensor {
     const { starts, lens, mask } = ctx.ranges!
     const [windowLeft, windowRight] = ctx.windowSize ?? this.windowSize
-    return attentionDense({
-      q,
-      k,
-      v,
+    const quantized = this.#quantizedInputs({ q, k, v }, ctx)
+    const result = attentionDense({
+      q: quantized?.q ?? q,
+      k: quantized?.k ?? k,
+      v: quantized?.v ?? v,
       startsQ: starts,
       lensQ: lens,
       startsKv: starts,
@@ -153,7 +183,27 @@ export class DotProductAttention {
       softcap: this.softcap,
       out,
     })
+    for (const t of quantized?.views ?? []) t.dispose()
+    return result
   }
+
+  /** Without a cache an autocast follows its recipe's own rule, and anything else the inference rules. */
+  #quantizedInputs(inputs: AttentionInputs, { fp8, workspace }: LayerContext): QuantizedInputs | undefined {
+    if (fp8?.enabled === false) return undefined
+    if (isAutocast(fp8)) return fp8.recipe.fp8Dpa ? quantizeTogether(inputs, fp8.recipe, workspace) : undefined
+    return this.#inputs?.inputs(inputs, workspace)
+  }
+
+  /** A cache has its tokens for good: they are quantized by the inference rules, also within an autocast. */
+  #cachedQuantizer(fp8: Fp8Context | undefined): Fp8AttentionInputs | undefined {
+    if (fp8?.enabled === false) return undefined
+    if (!isAutocast(fp8)) return this.#inputs
+    return fp8.recipe.fp8Dpa ? (this.#inputs ?? new Fp8AttentionInputs(this.headDim, fp8.recipe)) : undefined
+  }
+}
+
+function isAutocast(fp8: Fp8Context | undefined): fp8 is AutocastContext {
+  return fp8 instanceof AutocastContext && fp8.enabled && !fp8.calibrating
 }
 
 /** @throws OctetError `INVALID_ARGUMENT` for anything but 0 */

@@ -165,7 +165,7 @@ export class MultiheadAttention implements Module {
   }
 
   dispose(): void {
-    for (const part of [this.layernormQkv ?? this.qkv, this.proj, this.qNorm, this.kNorm]) part?.dispose()
+    for (const part of [this.layernormQkv ?? this.qkv, this.proj, this.qNorm, this.kNorm, this.core]) part?.dispose()
   }
 
   #parts(): [string, Module | undefined][] {

@@ -2,6 +2,7 @@ import { OctetError } from '@octet-llm/core'
 import { parseRecipe, type Recipe } from '@octet-llm/fp8-recipe'
 
 import type { Fp8Context } from './context.js'
+import { refuseFp8Mha } from './inference.js'
 import type { LinearRecipeState } from './recipe-state.js'
 
 export interface AutocastOptions {
@@ -33,6 +34,10 @@ export class AutocastContext implements Fp8Context {
   constructor(options: AutocastOptions) {
     this.enabled = options.enabled ?? true
     this.recipe = typeof options.recipe === 'object' ? options.recipe : parseRecipe(options.recipe ?? 'delayed')
+    refuseFp8Mha(this.recipe)
+    if (this.recipe.kind === 'delayed' && this.recipe.fp8Dpa) {
+      throw new OctetError('RECIPE_NOT_SUPPORTED', { op: 'autocast', argument: 'recipe.fp8Dpa', expected: 'false with DelayedScaling: no history is kept of attention inputs', received: 'true', hint: 'use Float8CurrentScaling' })
+    }
     this.calibrating = options.calibrating ?? false
     this.isFirstMicrobatch = options.isFirstMicrobatch
     this.#outer = options.within
@@ -69,7 +74,8 @@ export class AutocastContext implements Fp8Context {
  * Calls `fn` with a context that makes the modules it is passed to compute in FP8 by the recipe. Delayed scales of those
  * modules are updated at the end of the outermost context, on the device (see {@link AutocastContext.settled} for recipes
  * with functions of one's own). Contexts are explicit: what runs with one is not seen by what runs with another.
- * @throws OctetError `INVALID_ARGUMENT` when `fn` returns a promise (forward only enqueues: read results outside); what `fn` throws
+ * @throws OctetError `INVALID_ARGUMENT` when `fn` returns a promise (forward only enqueues: read results outside);
+ * `RECIPE_NOT_SUPPORTED` for fp8Mha, and fp8Dpa with DelayedScaling; what `fn` throws
  */
 export function autocast<T>(options: AutocastOptions, fn: (ctx: AutocastContext) => T): T {
   const ctx = new AutocastContext(options)

@@ -23,6 +23,8 @@ export interface Fp8Inference {
   /** A calibrated module uses its static scale. */
   readonly staticInputs: boolean
   readonly lmHead: boolean
+  /** Queries, keys and values of attention in FP8 too. Default false. */
+  readonly dpa?: boolean
 }
 
 /**
@@ -38,13 +40,15 @@ export function resolveFp8(option: Fp8Option | undefined, calibrated: boolean): 
   const lmHead = options.fp8LmHead ?? false
   const byToken: QuantizeRule = { granularity: 'row' }
   if (recipe === undefined) return { recipe, weights: byToken, inputs: byToken, staticInputs: true, lmHead }
+  refuseFp8Mha(recipe)
+  const dpa = recipe.fp8Dpa
   switch (recipe.kind) {
     case 'delayed':
       if (!calibrated) throw notCalibrated('no static scales')
-      return { recipe, weights: { granularity: 'tensor' }, inputs: byToken, staticInputs: true, lmHead }
+      return { recipe, weights: { granularity: 'tensor' }, inputs: byToken, staticInputs: true, lmHead, dpa }
     case 'current': {
       const weights: QuantizeRule = { granularity: calibrated ? 'tensor' : 'row', ...ruleOf(recipe.fp8QuantFwdWeight) }
-      return { recipe, weights, inputs: { ...byToken, ...ruleOf(recipe.fp8QuantFwdInp) }, staticInputs: true, lmHead }
+      return { recipe, weights, inputs: { ...byToken, ...ruleOf(recipe.fp8QuantFwdInp) }, staticInputs: true, lmHead, dpa }
     }
     case 'block': {
       const [weights, inputs] = [quantSpec(recipe, 'weight').granularity, quantSpec(recipe, 'input').granularity]
@@ -56,6 +60,12 @@ export function resolveFp8(option: Fp8Option | undefined, calibrated: boolean): 
     case 'mxfp8':
       throw new OctetError('RECIPE_NOT_SUPPORTED', { op: 'resolveFp8', argument: 'recipe', expected: 'float32 scales', received: 'MXFP8BlockScaling, whose scales are E8M0', hint: 'use Float8BlockScaling' })
   }
+}
+
+/** @throws OctetError `RECIPE_NOT_SUPPORTED` */
+export function refuseFp8Mha(recipe: Recipe): void {
+  if (!recipe.fp8Mha) return
+  throw new OctetError('RECIPE_NOT_SUPPORTED', { op: 'fp8', argument: 'recipe.fp8Mha', expected: 'false: the output of attention is not kept in FP8', received: 'true', hint: 'fp8Dpa quantizes queries, keys and values' })
 }
 
 function ruleOf(params: QuantParams): Pick<QuantizeRule, 'powerOf2' | 'epsilon'> {

@@ -32,6 +32,7 @@ export function quantizedModelInit<T>(options: QuantizedModelInitOptions, build:
       inputs: inputs.granularity === 'tensor' ? { ...inputs, granularity: 'row' } : inputs,
       staticInputs: recipe.kind !== 'block',
       lmHead: false,
+      dpa: recipe.fp8Dpa,
     },
   })
 }
