@@ -1,7 +1,7 @@
 // Everything that is measured on a GPU host, in one call: correctness first, then ours and the peer's side in turn, then one
 // table. Needs `npm run build` and `npm run build:cuda`; for the peer python3 with torch and transformers.
 //   node bench/h200.mjs --output DIR [--sections verify,agree,models,peer,kernels,limits] [--bin octet.js] [--python python3]
-//                       [--jobs gemma-7b-generate,llama-3-8b-decode,llama-3-8b-batch,llama-3-8b-prefill] [--repeats 3]
+//                       [--jobs gemma-7b-generate,llama-3-8b-decode,llama-3-8b-batch,llama-3-8b-prefill] [--repeats 3] [--shapes gemma-7b,llama-3-8b]
 //                       [--commit HASH] [--peers DIR] [--budget SECONDS]
 // Writes DIR/h200.jsonl: every row, with its run, time, commit, GPU and driver. Prints the table; bench/report.mjs puts it and
 // the picture into the docs.
@@ -17,7 +17,7 @@ const text = (value) => ({ type: 'string', default: value })
 const { values } = parseArgs({
   options: {
     output: { type: 'string' }, sections: text('verify,agree,models,peer,kernels,limits'), bin: text(join(here, '../packages/octet/bin/octet.js')), python: text('python3'),
-    commit: { type: 'string' }, peers: { type: 'string' }, budget: text('3600'), repeats: text('3'),
+    commit: { type: 'string' }, peers: { type: 'string' }, budget: text('3600'), repeats: text('3'), shapes: text('gemma-7b,llama-3-8b'),
     jobs: text([...new Set(JOBS.map(({ section }) => section))].join(',')),
   },
 })
@@ -113,10 +113,10 @@ async function peer() {
 }
 
 async function kernels() {
-  for (const shapes of ['gemma-7b', 'llama-3-8b']) {
+  for (const shapes of values.shapes.split(',')) {
     for (const args of [['gemm', '--tokens', '1,64,2048', '--fp8'], ['norm', '--tokens', '64,16384'], ['attention', '--batch', '1,64', '--contexts', '266,2048', '--fp8']]) {
       const { stdout } = await octet(`${args[0]} of ${shapes}`, ['bench', ...args, '--shapes', shapes, '--device', 'cuda', '--json'])
-      for (const { rows: many } of objects(stdout)) for (const { hardware: _, ...row } of many ?? []) await keep(row)
+      for (const { rows: many } of objects(stdout)) for (const { hardware: _, ceilings: __, ...row } of many ?? []) await keep(row)
     }
   }
 }
