@@ -24,10 +24,10 @@ const bytes = await logits.toBytes()
 logits.dispose()
 const { tokens } = await llm.generate({ inputIds }, { maxNewTokens: newTokens, ignoreEos: true }).result()
 const again = await llm.generate({ inputIds }, { maxNewTokens: newTokens, ignoreEos: true, graphs: false }).result()
-const layers = [0, numLayers - 1].map((layer) => `model.layers.${layer}.`)
+const chosen = ['model.embed_tokens.', 'lm_head.', 'model.layers.0.', `model.layers.${numLayers - 1}.`]
 const hashes = {}
 for (const { name } of llm.model.slots()) {
-  if (!layers.some((layer) => name.startsWith(layer)) && name !== 'lm_head.weight') continue
+  if (!chosen.some((start) => name.startsWith(start))) continue
   hashes[name] = createHash('sha256').update(await llm.model.parameter(name).toBytes()).digest('hex')
 }
 const name = Object.hasOwn(RANDOM_MODELS, config) ? config : basename(resolve(config, '..'))
