@@ -25,14 +25,15 @@ logits.dispose()
 const { tokens } = await llm.generate({ inputIds }, { maxNewTokens: newTokens, ignoreEos: true }).result()
 const again = await llm.generate({ inputIds }, { maxNewTokens: newTokens, ignoreEos: true, graphs: false }).result()
 const chosen = ['model.embed_tokens.', 'lm_head.', 'model.layers.0.', `model.layers.${numLayers - 1}.`]
-const hashes = {}
-for (const { name } of llm.model.slots()) {
+const [hashes, sizes] = [{}, {}]
+for (const { name, shape } of llm.model.slots()) {
   if (!chosen.some((start) => name.startsWith(start))) continue
+  sizes[name] = shape.reduce((a, b) => a * b, 1)
   hashes[name] = createHash('sha256').update(await llm.model.parameter(name).toBytes()).digest('hex')
 }
 const name = Object.hasOwn(RANDOM_MODELS, config) ? config : basename(resolve(config, '..'))
 await mkdir(dir, { recursive: true })
 await writeFile(join(dir, `${name}.f32`), bytes)
 const json = Object.hasOwn(RANDOM_MODELS, config) ? RANDOM_MODELS[config] : llm.model.config.raw
-await writeFile(join(dir, `${name}.json`), JSON.stringify({ name, config: json, seed, inputIds, tokens, eagerTokens: again.tokens, vocabSize, hashes }))
+await writeFile(join(dir, `${name}.json`), JSON.stringify({ name, config: json, seed, inputIds, tokens, eagerTokens: again.tokens, vocabSize, hashes, sizes }))
 await llm.dispose()

@@ -3,9 +3,11 @@
     from random_weights import fill_model
     fill_model(hf_model, seed=0, std=0.02)
 
-Run as a program it checks itself against known words of Philox and needs no GPU.
+Run as a program it checks itself against known words of Philox and, given what bench/agree.mjs wrote about a model, that model's
+weights: `python3 bench/random_weights.py DIR/NAME.json` (numpy alone, no GPU; meant for small models).
 """
 import re
+import sys
 
 MASK = 0xFFFFFFFF
 CHUNK = 1 << 22  # groups of four elements at once: bounds the temporaries to a few hundred megabytes
@@ -83,5 +85,24 @@ def _self_test():
     print("random_weights.py: known answers match")
 
 
+def _check_dump(path):
+    import hashlib
+    import json
+    import numpy as np
+    entry = json.load(open(path))
+    amplitude = np.float32(entry["config"]["initializer_range"] * 1.7320508075688772)
+    matrices = {name: stream_of(name) for name in entry["hashes"] if stream_of(name) is not None}
+    for name, stream in matrices.items():
+        count = entry["sizes"][name]
+        quad = np.arange((count + 3) // 4, dtype=np.int64)
+        word = np.stack(philox(quad & MASK, quad >> 32, np.full_like(quad, stream), np.ones_like(quad), entry["seed"]), 1).reshape(-1)[:count]
+        bits = ((2 * (word >> 8) + 1 - (1 << 24)).astype(np.float32) * np.float32(2.0**-24) * amplitude).view(np.uint32)
+        nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        assert hashlib.sha256(nearest.tobytes()).hexdigest() == entry["hashes"][name], f"{name} differs"
+    print(f"{path}: {len(matrices)} tensors are the formula's, bit for bit")
+
+
 if __name__ == "__main__":
     _self_test()
+    for file in sys.argv[1:]:
+        _check_dump(file)
