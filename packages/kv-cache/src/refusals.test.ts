@@ -171,7 +171,11 @@ describe('the eviction hook', () => {
     })
     expect(refusal(() => params.preStep(new Map([['a', 0], ['b', 1]])))).toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('eviction hook') as string })
     expect(params.sequenceLength('a')).toBe(16)
-    params.reset()
+    // A step that just fits asks nobody, though somebody is idle.
+    evict.mockClear()
+    params.preStep(new Map([['b', 12], ['c', 1]]))
+    params.preStep(new Map([['b', 0], ['c', 3]]))
+    expect([evict.mock.calls.length, params.freePages, params.order]).toEqual([0, 0, ['b', 'c']])
     params.dispose()
   })
 })

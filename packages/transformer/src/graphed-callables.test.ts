@@ -128,6 +128,25 @@ describe('makeGraphedCallables', () => {
     await disposeAll(x, loud, want, graphed, eager)
   })
 
+  it.each(['max', 'most_recent'] as const)('a whole step of delayed scaling is recorded, its update too: amaxes, scales and results over steps are those of eager ones (%s)', async (amaxComputeAlgo) => {
+    const recipe = new DelayedScaling({ amaxHistoryLen: 3, amaxComputeAlgo })
+    const [graphed, eager] = [0, 1].map(() => new Linear({ device, inFeatures: 24, outFeatures: 16, bias: false, seed: 5, initStd: 1 })) as [Linear, Linear]
+    const states = (part: Linear) => (['input', 'weight'] as const).flatMap((name) => [part.recipeState[name]!.amaxHistory, part.recipeState[name]!.scale])
+    const step = (part: Linear) => (x: Tensor) => autocast({ recipe }, (fp8) => part.run(x, { fp8 }))
+    const first = tensor(1, [3, 24])
+    for (const part of [graphed, eager]) step(part)(first).dispose()
+    const [call] = makeGraphedCallables([step(graphed)], [[first]], { state: states(graphed) })
+    for (const [seed, gain] of [[2, 1], [3, 50], [4, 0], [5, 0.1], [6, 1], [7, 1]] as const) {
+      const x = tensor(seed, [3, 24])
+      x.write(noise(72, seed).map((v) => gain * v))
+      const want = step(eager)(x)
+      expect(await bytes(call(x))).toEqual(await bytes(want))
+      expect(await Promise.all(states(graphed).map(bytes))).toEqual(await Promise.all(states(eager).map(bytes)))
+      await disposeAll(x, want)
+    }
+    await disposeAll(call, first, graphed, eager)
+  })
+
   it('puts state back when a warm-up throws', async () => {
     const counter = tensor(1, [4])
     const before = await bytes(counter)

@@ -121,6 +121,9 @@ describe.each(SIZES.flatMap((size) => SCALES.flatMap((scales) => (['f32', 'bf16'
     const plain = await part.forward(...inputs).toFloat32Array()
     const y = autocast({ recipe: new Float8CurrentScaling({ fp8Dpa: true }) }, (ctx) => part.forward(...inputs, { fp8: ctx }))
     expectNear(await y.toFloat32Array(), want, BARS[dtype])
+    const quiet = new DotProductAttention({ numAttentionHeads: heads, numGqaGroups: kvHeads, kvChannels: d, qkvFormat: 'thd', fp8 })
+    expect(await quiet.forward(...inputs, { fp8: { enabled: false, calibrating: false } }).toFloat32Array()).toEqual(plain)
+    quiet.dispose()
     // Without the option, or while it is off, nothing is quantized.
     for (const options of [{ recipe: new Float8CurrentScaling() }, { recipe: new Float8CurrentScaling({ fp8Dpa: true }), enabled: false }]) {
       expect(await autocast(options, (ctx) => part.forward(...inputs, { fp8: ctx })).toFloat32Array()).toEqual(plain)
