@@ -86,6 +86,28 @@ describe('recorded decode', () => {
     expect(recorded.tokens[1]!.length).toBeLessThan(8)
   })
 
+  it('goes on past rows that end at EOS where a step costs little, as on a GPU', async () => {
+    const free = await generateTokens(model, { inputIds: prompts(4), maxNewTokens: 40, graphs: false })
+    const eosTokenId = [free.tokens[1]![4]!, free.tokens[2]![17]!, free.tokens[0]![30]!]
+    const options = { inputIds: prompts(4), maxNewTokens: 40, eosTokenId }
+    const eager = await generateTokens(model, { ...options, graphs: false })
+    const begun = vi.spyOn(InferenceParams.prototype, 'beginDecode')
+    Object.defineProperty(device, 'kind', { value: 'cuda', configurable: true, writable: true })
+    try {
+      for (const stepsPerSync of [1, 3, 8]) {
+        begun.mockClear()
+        const recorded = await generateTokens(model, { ...options, stepsPerSync })
+        expect(recorded).toMatchObject({ tokens: eager.tokens, finishReasons: eager.finishReasons })
+        // One window while its width holds: a new one only once half of its rows have ended.
+        expect(begun.mock.calls.map(([, width]) => width)).toEqual([...new Set(begun.mock.calls.map(([, width]) => width))])
+      }
+      expect(eager.finishReasons).toContain('eos')
+    } finally {
+      Object.defineProperty(device, 'kind', { value: 'cpu', configurable: true, writable: true })
+      begun.mockRestore()
+    }
+  })
+
   it('gives tokens one step at a time, whatever the window', async () => {
     const bursts: number[] = []
     await generateTokens(model, { inputIds: prompts(2), maxNewTokens: 12, stepsPerSync: 8, onTokens: (events) => void bursts.push(events.length) })
