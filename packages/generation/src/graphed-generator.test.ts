@@ -88,7 +88,7 @@ describe('GraphedGenerator', () => {
 
   it('gives everything back, refuses afterwards, and refuses sizes and prompts', async () => {
     // The model's own buffers have the size of its last prefill.
-    await generateTokens(model, { inputIds: [prompt(4)], maxNewTokens: 2 })
+    await generateTokens(model, { inputIds: [prompt(4)], maxNewTokens: 9 })
     const before = await allocated()
     const generator = new GraphedGenerator(model, SIZES)
     await generator.generate({ inputIds: [prompt(3)], maxNewTokens: 9 })
