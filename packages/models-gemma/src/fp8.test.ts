@@ -34,6 +34,8 @@ describe('fairy-gemma in FP8', () => {
     expect(model.memory().weightsBytes).toBe(plain.memory().weightsBytes - linears(plain) + linears(model) + copy)
     const dir = await mkdtemp(join(tmpdir(), 'octet-fp8-'))
     await model.exportQuantized(dir)
+    const { quantization_config: saved } = JSON.parse(await readFile(join(dir, 'config.json'), 'utf8')) as { quantization_config: { ignore: string[]; config_groups: object } }
+    expect([saved.ignore, Object.keys(saved.config_groups)]).toEqual([['lm_head'], ['group_0']])
     const again = await load(dir, { fp8: true })
     expect([...(await again.forward({ inputIds: [ids] }).toFloat32Array())]).toEqual([...got])
     await rm(dir, { recursive: true })

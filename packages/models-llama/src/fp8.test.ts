@@ -1,11 +1,11 @@
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { DelayedScaling, Float8BlockScaling, Float8CurrentScaling, MXFP8BlockScaling } from '@octet-llm/fp8-recipe'
+import { DelayedScaling, Float8BlockScaling, Float8CurrentScaling, MXFP8BlockScaling, recipeToJSON } from '@octet-llm/fp8-recipe'
 import { readConfig } from '@octet-llm/hf-loader/config'
 import { openSafetensors, writeSafetensors } from '@octet-llm/hf-loader/safetensors'
 import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
-import { autocast, calibrate, calibrationEntries, type Fp8Option } from '@octet-llm/transformer'
+import { autocast, calibrate, calibrationEntries, exportRecipeState, importRecipeState, type Fp8Option } from '@octet-llm/transformer'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 
 import type { FromPretrainedOptions } from './load.js'
@@ -204,6 +204,23 @@ describe('calibration, FP8 cache and export', () => {
       for (const fp8 of [true, false]) await expect(load('fairy-llama', { fp8, calibration: changed })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH', received: expect.stringContaining(said) as string })
     }
     await expect(load('variants/llama-headdim', { fp8: 'delayed', calibration: new Map([['layers.0.self_attention.k_scale', Float32Array.of(1)]]) })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH' })
+  })
+
+  it('recipe state of a model goes through a file, and steps go on', async () => {
+    const recipe = new DelayedScaling({ amaxHistoryLen: 4 })
+    const run = async (m: TELlamaForCausalLM) => autocast({ recipe }, (fp8) => m.forward({ inputIds: [rows[0]!], fp8 })).toFloat32Array()
+    const [first, second] = [await load('fairy-llama', { dtype: 'f32' }), await load('fairy-llama', { dtype: 'f32' })]
+    const fresh = await run(first)
+    const path = join(await folder(), 'recipe_state.safetensors')
+    await writeSafetensors(path, exportRecipeState(first), { metadata: { recipe: JSON.stringify(recipeToJSON(recipe)) } })
+    const file = await openSafetensors(path)
+    expect(file.tensors.size).toBe(4 * first.linears().length)
+    expect(file.tensors.get('layers.5.layernorm_mlp.fc2.input.amax_history')).toMatchObject({ dtype: 'f32', shape: [4] })
+    await importRecipeState(second, recipe, file)
+    await file.close()
+    const [next, again] = [await run(first), await run(second)]
+    expect([maxDifference(next, again), maxDifference(next, fresh) > 0]).toEqual([0, true])
+    for (const m of [first, second]) await m.dispose()
   })
 
   it('FP8 tensors without a scale are refused by name', async () => {

@@ -337,7 +337,8 @@ export class DecoderForCausalLM implements CausalLM {
   #project(x: Tensor, workspace: Workspace, fp8: Fp8Context | undefined): Tensor {
     const out = Tensor.empty([x.shape[0]!, this.info.vocabSize], { dtype: 'f32', device: this.device })
     if (this.#head === undefined) linear({ x, weight: this.#embedding.tensor, out })
-    else this.#head.run(x, { out, workspace, fp8 })
+    // As in TransformerEngine's models the head is no part of an autocast; it is in FP8 where its weight is.
+    else this.#head.run(x, { out, workspace, fp8: this.#head.weight.rule === undefined ? undefined : fp8 })
     const cap = this.#options.finalLogitSoftcapping
     return cap === undefined ? out : softcap({ x: out, cap, out })
   }

@@ -49,7 +49,7 @@ export function quantizedCheckpoint(model: ExportedModel): QuantizedCheckpoint {
   return {
     tensors: [...model.weightMap.flatMap(({ name, address }) => tensorsOf(model, name, address)), ...(kv ? kvTensors(model, scales) : [])],
     config: {
-      quantization_config: quantizationConfig(linears, kv),
+      quantization_config: quantizationConfig(model, kv),
       octet_fp8: { recipe: fp8.recipe === undefined ? null : recipeToJSON(fp8.recipe), fp8LmHead: fp8.lmHead },
     },
   }
@@ -81,13 +81,15 @@ function kvTensors(model: ExportedModel, scales: Calibration): CheckpointTensor[
 }
 
 /** Projections of one kind share a group; a single group targets every linear that is not ignored. */
-function quantizationConfig(linears: readonly NamedLinear[], kv: boolean): object {
+function quantizationConfig({ linears, weightMap }: ExportedModel, kv: boolean): object {
+  const saved = new Set(weightMap.map(({ name }) => name))
   const groups = new Map<string, { readonly scheme: object; readonly targets: string[] }>()
   const ignore: string[] = []
   for (const { linear, slots } of linears) {
     for (const [i, slot] of slots.entries()) {
       const module = slot.replace(/\.weight$/, '')
-      if (linear.weight.rule === undefined) {
+      // An FP8 copy of a tied head is made at every load: for other readers the head is the embedding.
+      if (linear.weight.rule === undefined || !saved.has(slot)) {
         ignore.push(module)
         continue
       }
