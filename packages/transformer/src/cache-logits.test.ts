@@ -14,6 +14,10 @@ let device: Device
 beforeAll(async () => void (device = await openDevice('cpu')))
 afterAll(() => device.dispose())
 
+/** What the properties met, all together. */
+let steps = 0
+let refused = 0
+
 const V = 53
 const HIDDEN = 32
 const HEADS = 4
@@ -60,7 +64,6 @@ async function fullLogits(model: DecoderForCausalLM, rows: readonly PlayedRow[])
 describe.each([32, 64, 128, 256])('head_dim %i', (headDim) => {
   it.each([['MHA', 4], ['GQA', 2], ['MQA', 1]] as const)('%s: arrivals, removals, chunks, forks and reorders give the full run’s logits, paged and not to the bit', async (_, kvHeads) => {
     const model = decoder(headDim, kvHeads)
-    let [steps, refused] = [0, 0]
     await fc.assert(
       fc.asyncProperty(moves(300), layouts(LENGTH), async (list, layout) => {
         const size = { maxBatchSize: ROWS, maxSequenceLength: LENGTH }
@@ -89,8 +92,11 @@ describe.each([32, 64, 128, 256])('head_dim %i', (headDim) => {
       }),
       { numRuns: runs(5, 60) },
     )
-    expect(steps).toBeGreaterThan(runs(5, 60))
-    if (runs(0, 1) === 1) expect(refused).toBeGreaterThan(0)
     await model.dispose()
   })
+})
+
+it('the traffic above was traffic: steps that ran, and some that pages did not allow', () => {
+  expect(steps).toBeGreaterThan(100)
+  expect(refused).toBeGreaterThan(0)
 })
