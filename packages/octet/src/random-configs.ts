@@ -31,8 +31,23 @@ const gemma = {
   dtype: 'bfloat16',
 } as const
 
+/** Names of {@link RANDOM_MODELS}. */
+export type RandomModelName = 'gemma-2b' | 'gemma-7b' | 'llama-2-7b' | 'llama-3-8b' | 'llama-3.2-1b'
+
+/** A config.json; of its fields those that a shape is made of. */
+export interface RandomModelConfig {
+  readonly hidden_size: number
+  readonly intermediate_size: number
+  readonly num_hidden_layers: number
+  readonly num_attention_heads: number
+  readonly num_key_value_heads: number
+  readonly head_dim: number
+  readonly vocab_size: number
+  readonly [field: string]: unknown
+}
+
 /** Shapes that need no file: what `--random-weights` takes by name. */
-export const RANDOM_MODELS = {
+export const RANDOM_MODELS: Readonly<Record<RandomModelName, RandomModelConfig>> = {
   'gemma-2b': { ...gemma, hidden_size: 2048, intermediate_size: 16384, num_hidden_layers: 18, num_attention_heads: 8, num_key_value_heads: 1 },
   'gemma-7b': { ...gemma, hidden_size: 3072, intermediate_size: 24576, num_hidden_layers: 28, num_attention_heads: 16, num_key_value_heads: 16 },
   'llama-2-7b': {
@@ -48,6 +63,4 @@ export const RANDOM_MODELS = {
     vocab_size: 128256, max_position_embeddings: 131072, tie_word_embeddings: true,
     rope_parameters: { rope_type: 'llama3', rope_theta: 500000, factor: 32, high_freq_factor: 4, low_freq_factor: 1, original_max_position_embeddings: 8192 },
   },
-} as const satisfies Record<string, object>
-
-export type RandomModelName = keyof typeof RANDOM_MODELS
+}

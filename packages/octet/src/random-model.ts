@@ -9,7 +9,7 @@ import { LanguageModel } from './language-model.js'
 import type { LoadModelOptions } from './load-model.js'
 import { RANDOM_MODELS, type RandomModelName } from './random-configs.js'
 
-export { RANDOM_MODELS, type RandomModelName } from './random-configs.js'
+export { RANDOM_MODELS, type RandomModelConfig, type RandomModelName } from './random-configs.js'
 
 export interface RandomModelOptions extends Pick<LoadModelOptions, 'device' | 'dtype' | 'decoderLayer' | 'fp8' | 'threads' | 'isa' | 'kvCache' | 'signal'> {
   /** Of the weights; a whole number below 2^53. Default 0. */
