@@ -1,12 +1,12 @@
 /**
- * Writes a GGUF (version 3) of a Llama-shaped model with random bf16 weights, so that the llama.cpp family can be timed
- * on the shapes we time. Layout: magic, version, tensor count, key-value count, key-values, tensor infos, padding to
+ * Writes a GGUF (version 3) of a Llama-shaped model with random weights in bf16 or Q8_0, so that the llama.cpp family can be
+ * timed on the shapes we time. Layout: magic, version, tensor count, key-value count, key-values, tensor infos, padding to
  * 32 bytes, then the tensors, each padded to 32 bytes. Everything little-endian.
  */
 import { createWriteStream } from 'node:fs'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { randomBf16Block, repeatBytes } from './random-bytes.js'
+import { Q8_BLOCK_BYTES, Q8_VALUES, randomBf16Block, randomQ8Block, repeatBytes } from './random-bytes.js'
 import { tensorsOf, type BenchShape } from './shapes.js'
 
 const ALIGNMENT = 32
@@ -16,7 +16,14 @@ const TYPE_F32 = 6
 const TYPE_STRING = 8
 const TYPE_ARRAY = 9
 const TENSOR_F32 = 0
-const TENSOR_BF16 = 30
+
+/** Types of the matrices: the numbers that GGUF gives them, bytes of so many values, and what fills them. */
+const MATRIX = {
+  bf16: { tensor: 30, file: 32, values: 1, bytes: 2, block: randomBf16Block },
+  q8_0: { tensor: 8, file: 7, values: Q8_VALUES, bytes: Q8_BLOCK_BYTES, block: randomQ8Block },
+} as const
+
+export type GgufType = keyof typeof MATRIX
 
 const u32 = (value: number): Buffer => {
   const bytes = Buffer.alloc(4)
@@ -57,11 +64,11 @@ function vocabulary(size: number): Buffer[] {
   ]
 }
 
-function metadata(shape: BenchShape): Buffer[] {
+function metadata(shape: BenchShape, type: GgufType): Buffer[] {
   return [
     keyText('general.architecture', 'llama'),
     keyText('general.name', `random-${shape.name}`),
-    keyU32('general.file_type', 32),
+    keyU32('general.file_type', MATRIX[type].file),
     keyU32('llama.vocab_size', shape.vocabSize),
     keyU32('llama.context_length', 8192),
     keyU32('llama.embedding_length', shape.hiddenSize),
@@ -93,14 +100,15 @@ function ggufName(name: string): string {
 
 const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
 
-/** Norms are float32 ones, matrices random bf16. */
-function* fileBytes(shape: BenchShape, seed: number): Generator<Uint8Array> {
+/** Norms are float32 ones, matrices random. */
+function* fileBytes(shape: BenchShape, matrices: GgufType, seed: number): Generator<Uint8Array> {
+  const kind = MATRIX[matrices]
   const tensors = tensorsOf(shape).map(({ name, shape: dims }) => {
     const elements = dims.reduce((a, b) => a * b, 1)
-    const type = dims.length === 1 ? TENSOR_F32 : TENSOR_BF16
-    return { name: ggufName(name), dims, type, bytes: elements * (type === TENSOR_F32 ? 4 : 2) }
+    const [type, bytes] = dims.length === 1 ? [TENSOR_F32, elements * 4] : [kind.tensor, (elements / kind.values) * kind.bytes]
+    return { name: ggufName(name), dims, type, bytes }
   })
-  const pairs = metadata(shape)
+  const pairs = metadata(shape, matrices)
   const infos: Buffer[] = []
   let offset = 0
   for (const { name, dims, type, bytes } of tensors) {
@@ -110,7 +118,7 @@ function* fileBytes(shape: BenchShape, seed: number): Generator<Uint8Array> {
   const head = Buffer.concat([Buffer.from('GGUF'), u32(3), u64(tensors.length), u64(pairs.length), ...pairs, ...infos])
   yield head
   yield Buffer.alloc(aligned(head.byteLength) - head.byteLength)
-  const block = randomBf16Block(seed)
+  const block = kind.block(seed)
   for (const { type, bytes } of tensors) {
     if (type === TENSOR_F32) yield new Uint8Array(new Float32Array(bytes / 4).fill(1).buffer)
     else yield* repeatBytes(block, bytes)
@@ -118,7 +126,7 @@ function* fileBytes(shape: BenchShape, seed: number): Generator<Uint8Array> {
   }
 }
 
-/** Writes the file; about twice the model's parameters in bytes. */
-export async function writeRandomGguf(path: string, shape: BenchShape, seed = 0): Promise<void> {
-  await pipeline(Readable.from(fileBytes(shape, seed), { objectMode: true }), createWriteStream(path))
+/** Writes the file; about 2 (bf16) or 1.06 (Q8_0) bytes a parameter. Rows have a multiple of 32 values. */
+export async function writeRandomGguf(path: string, shape: BenchShape, type: GgufType = 'bf16', seed = 0): Promise<void> {
+  await pipeline(Readable.from(fileBytes(shape, type, seed), { objectMode: true }), createWriteStream(path))
 }

@@ -1,12 +1,11 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { appendFile } from 'node:fs/promises'
 import { openDevice } from '@octet-llm/kernels'
 import { benchAttention } from '../../bench/attention.js'
 import { benchGemm } from '../../bench/gemm.js'
 import { benchGenerate, benchPrefill, type GenerateRow, type ModelBenchOptions, type PrefillRow } from '../../bench/model-rows.js'
 import { benchNorm } from '../../bench/norm.js'
 import { KERNEL_MODELS, kernelShapes } from '../../bench/shapes-of.js'
-import { stamped } from '../../bench/stamp.js'
+import { appendRows } from '../../bench/stamp.js'
 import type { Context } from '../context.js'
 import { addCacheFlags, addModelFlags, withModel, type ModelFlags } from '../model-flags.js'
 import { formatTable } from '../table.js'
@@ -140,7 +139,7 @@ start     ${row.firstTokenSeconds.toFixed(2)} s to the first token
 }
 
 async function finish(context: Context, rows: readonly Row[], file: string | undefined, render: () => string): Promise<void> {
-  if (file !== undefined) await appendFile(file, `${(await Promise.all(rows.map(stamped))).map((row) => JSON.stringify(row)).join('\n')}\n`)
+  if (file !== undefined) await appendRows(file, rows)
   if (context.json) await context.output.json(rows.length === 1 ? rows[0]! : { rows })
   else await context.output.write(render())
 }
