@@ -151,6 +151,10 @@ template <class X> OCTET_INLINE __m512i load_bf16_n(const X* p, int64_t n) {
 }
 
 template <class W, class X> OCTET_INLINE void PairUnit::pack(const X* p, int64_t n, Vec (&v)[Weights<W>::kVectors]) {
+  if constexpr (sizeof(X) == 1 && Weights<W>::kVectors == 2) {
+    Weights<X>::read_partial(p, min_of<int64_t>(n, 64), v);  // widening leaves codes of x in the order of w's
+    return;
+  }
   v[0] = load_bf16_n(p, n);
   if constexpr (Weights<W>::kVectors == 2) {
     const __m512i a = v[0], b = load_bf16_n(p + 32, n - 32);
