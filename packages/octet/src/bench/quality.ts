@@ -18,7 +18,7 @@ export interface QualityOptions {
   readonly models: readonly string[]
   /** Bytes of each of the two samples: one calibrates, the other is scored. */
   readonly bytes: number
-  /** Text files that are scored beside the sample. */
+  /** Text files that are scored beside the sample where they exist. */
   readonly texts: readonly string[]
   /** Tokens of a window. */
   readonly window: number
@@ -54,6 +54,7 @@ export interface QualityRow extends Divergence {
   readonly change: number
   readonly must: QualityBar
   readonly goal: QualityBar
+  /** The bars that the row keeps. */
   readonly verdict: 'goal' | 'must' | 'missed'
 }
 
@@ -64,8 +65,8 @@ interface Variant {
   readonly scales: 'all' | 'cache'
 }
 
-/** The ways of FP8 that inference has, each with the name of its rows. */
-export const QUALITY_VARIANTS: readonly Variant[] = [
+/** The ways of FP8 that inference has; `scales` tells which static ones a way is given, an FP8 cache has its own in each. */
+const VARIANTS: readonly Variant[] = [
   { name: 'bf16 weights', fp8: false, scales: 'cache' },
   { name: 'per row + per token', fp8: true, scales: 'cache' },
   { name: 'per row + static', fp8: true, scales: 'all' },
@@ -80,40 +81,49 @@ const half = ({ perplexity, kl }: QualityBar): QualityBar => ({ perplexity: perp
 /** Windows of one prefill: enough for threads to share, few enough for logits to stay small. */
 const BATCH = 16
 
+interface GivenText {
+  readonly name: string
+  readonly text: string
+}
+
 interface Text extends TokenWindows {
   readonly name: string
 }
 
 /**
- * Rows in the order of models, texts, variants and caches; `onRow` sees each as it is made.
- * @throws OctetError `FILE_NOT_FOUND` for a text that is absent; what loading throws; the signal's reason
+ * Rows in the order of models, texts, variants and caches, and the texts that were left out because they are not there.
+ * @throws OctetError what loading throws; the signal's reason
  */
-export async function benchQuality(options: QualityOptions, onRow?: (row: QualityRow) => void): Promise<QualityRow[]> {
-  const texts = await Promise.all(options.texts.map(readText))
+export async function benchQuality(options: QualityOptions): Promise<{ rows: QualityRow[]; absent: string[] }> {
+  const { texts, absent } = await readTexts(options.texts)
+  for (const path of absent) options.note(`${path} is not there: it is left out`)
   const owned = typeof options.device === 'object' ? undefined : await openDevice(options.device ?? 'cpu', { threads: options.threads, isa: options.isa })
   const device = owned ?? (options.device as Device)
   try {
     const rows: QualityRow[] = []
-    for (const model of options.models) {
-      for (const row of await measureModel(model, texts, device, options)) {
-        rows.push(row)
-        onRow?.(row)
-      }
-    }
-    return rows
+    for (const model of options.models) rows.push(...(await measureModel(model, texts, device, options)))
+    return { rows, absent }
   } finally {
     await owned?.dispose()
   }
 }
 
-async function readText(path: string): Promise<{ name: string; text: string }> {
-  const text = await readFile(path, 'utf8').catch((cause: unknown) => {
-    throw new OctetError('FILE_NOT_FOUND', { op: 'bench', argument: '--text', expected: 'a text file', received: path, cause })
-  })
-  return { name: basename(path), text }
+/** Texts that exist, and the paths of those that do not. */
+async function readTexts(paths: readonly string[]): Promise<{ texts: GivenText[]; absent: string[] }> {
+  const texts: GivenText[] = []
+  const absent: string[] = []
+  for (const path of paths) {
+    try {
+      texts.push({ name: basename(path), text: await readFile(path, 'utf8') })
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+      absent.push(path)
+    }
+  }
+  return { texts, absent }
 }
 
-async function measureModel(source: string, given: readonly { name: string; text: string }[], device: Device, options: QualityOptions): Promise<QualityRow[]> {
+async function measureModel(source: string, given: readonly GivenText[], device: Device, options: QualityOptions): Promise<QualityRow[]> {
   const { seed, bytes, window, signal, note } = options
   const name = basename(resolve(source))
   const models: LanguageModel[] = []
@@ -130,7 +140,7 @@ async function measureModel(source: string, given: readonly { name: string; text
     const texts: Text[] = [{ name: 'sample', ...(await sampleWindows(plain, { seed, bytes, window, signal })) }]
     for (const { name: file, text } of given) texts.push({ name: file, ...(await cutWindows(plain, text, window)) })
     const variants: { variant: Variant; llm: LanguageModel }[] = []
-    for (const variant of QUALITY_VARIANTS) {
+    for (const variant of VARIANTS) {
       const scales = variant.scales === 'all' ? calibration : cacheScales(calibration)
       variants.push({ variant, llm: await load({ fp8: variant.fp8, calibration: scales }) })
     }

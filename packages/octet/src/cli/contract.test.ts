@@ -222,15 +222,32 @@ describe('reports', () => {
   it('bench cpu measures a model that fits a test', async () => {
     const output = join(dir, 'rows.jsonl')
     const args = ['bench', 'cpu', '--shape', 'tiny', '--prompts', '16,32', '--new-tokens', '8', '--repeats', '1', '--output', output, '--json']
-    const row = jsonOf(await octet(args)) as { ours: { decodeTokensPerS: number; prefillTokensPerS: Record<string, number> }; load: { GBPerS: number }; probe: { share: number }; anonymousMemory: { bytes: number; allowed: number }; peer: null }
+    const row = jsonOf(await octet(args)) as { ours: { decodeTokensPerS: number; prefillTokensPerS: Record<string, number> }; load: { GBPerS: number }; probe: { share: number }; anonymousMemory: { bytes: number; allowed: number }; peer: null; fp8: null }
     expect(row.ours.decodeTokensPerS).toBeGreaterThan(0)
     expect(Object.keys(row.ours.prefillTokensPerS)).toEqual(['16', '32'])
     expect(row.load.GBPerS).toBeGreaterThan(0)
     expect(row.probe.share).toBeGreaterThan(0)
     expect(row.anonymousMemory.bytes).toBeLessThan(row.anonymousMemory.allowed)
-    expect(row.peer).toBeNull()
+    expect([row.peer, row.fp8]).toEqual([null, null])
     const { commit, time } = JSON.parse(await (await import('node:fs/promises')).readFile(output, 'utf8')) as { commit: string; time: string }
     expect(commit).toMatch(/^[0-9a-f]{12}/)
     expect(Date.parse(time)).not.toBeNaN()
+  })
+
+  it('bench cpu --fp8 measures FP8 weights beside bf16 ones, and says what it stored', async () => {
+    const args = ['bench', 'cpu', '--shape', 'tiny', '--prompts', '16', '--new-tokens', '8', '--repeats', '1', '--fp8']
+    type Side = { head: string; weights: object; weightsBytes: number; decodeTokensPerS: number; overBf16: { decode: number; prefill: Record<string, number> }; overPeer: null; load: { GBPerS: number }; anonymousMemory: { bytes: number; allowed: number } }
+    const row = jsonOf(await octet([...args, '--json'])) as { ours: { weightsBytes: number; decodeTokensPerS: number }; fp8: { sides: Side[]; peer: null } }
+    expect(row.fp8.peer).toBeNull()
+    expect(row.fp8.sides.map(({ head, weights }) => [head, weights])).toEqual([['bf16', { row: 14 }], ['e4m3', { row: 14 }]])
+    for (const side of row.fp8.sides) {
+      expect(side.weightsBytes).toBeLessThan(row.ours.weightsBytes)
+      expect(side.overBf16.decode).toBeCloseTo(side.decodeTokensPerS / row.ours.decodeTokensPerS, 9)
+      expect(Object.keys(side.overBf16.prefill)).toEqual(['16'])
+      expect([side.overPeer, side.load.GBPerS > 0, side.anonymousMemory.bytes < side.anonymousMemory.allowed]).toEqual([null, true, true])
+    }
+    const lines = await octet([...args, '--no-load'])
+    expect(lines.stdout).toMatch(/octet fp8, fp8 head +[\d.]+ tokens\/s/)
+    expect(lines.stdout).not.toContain('loading')
   })
 })

@@ -25,7 +25,7 @@ export function addBenchQuality(bench: Command, context: Context): void {
     .description('what FP8 changes: perplexity and KL divergence from the bf16 model')
     .requiredOption('--model <DIR...>', 'folders of bf16 checkpoints')
     .addOption(new Option('--bytes <N>', 'bytes that the bf16 model samples to be scored, and as many to calibrate on').default(50_000).argParser(wholeNumber(1, 100_000_000)))
-    .addOption(new Option('--text <FILE...>', 'texts to score beside the sample'))
+    .addOption(new Option('--text <FILE...>', 'texts to score beside the sample; absent ones are told and left out'))
     .addOption(new Option('--window <N>', 'tokens that are scored together; at most as many as the model was trained on').default(256).argParser(wholeNumber(2, 1 << 20)))
     .addOption(new Option('--seed <N>', 'seed of the sample; the one to calibrate on has the next').default(0).argParser(wholeNumber(0)))
     .addOption(new Option('--device <NAME>', 'auto, cpu or cuda[:N]').default('cpu').argParser(device))
@@ -33,9 +33,9 @@ export function addBenchQuality(bench: Command, context: Context): void {
     .addOption(new Option('--isa <LEVEL>', 'CPU level to run').argParser(oneOf('auto', 'baseline', 'avx2', 'avx512', 'avx512bf16', 'neon')))
     .addOption(new Option('--output <FILE>', 'append the rows to a .jsonl file, with time and commit'))
     .action(async (flags: QualityFlags) => {
-      const rows = await benchQuality({ ...flags, models: flags.model, texts: flags.text ?? [], signal: context.signal, note: (line) => context.output.note(line) })
+      const { rows, absent } = await benchQuality({ ...flags, models: flags.model, texts: flags.text ?? [], signal: context.signal, note: (line) => context.output.note(line) })
       if (flags.output !== undefined) await appendRows(flags.output, rows)
-      if (context.json) await context.output.json({ rows })
+      if (context.json) await context.output.json({ rows, absent })
       else await context.output.write(render(rows))
     })
 }
