@@ -133,7 +133,7 @@ function build(random: Random, at: Axes): Run {
         softcap: at.softcap,
         out: t.out!,
       }),
-    expected: () => ({ out: { ...reference({ at, q, k, v, mask, where }), ...rms(at.values, 48) } }),
+    expected: () => ({ out: { ...reference({ at, q, k, v, mask, where }), ...rms(at.values, 64) } }),
   }
 }
 
