@@ -67,12 +67,13 @@ async function refuseOccupied(target: string, op: string): Promise<void> {
 async function removeLeftovers(target: string): Promise<void> {
   const parent = dirname(target)
   const prefix = prefixOf(target)
-  for (const name of await readdir(parent)) {
+  for (const name of await readdir(parent).catch(() => [])) {
     const [, pid, host] = name.startsWith(prefix) ? (/^(\d+)-([0-9a-f]{8})-[0-9a-f]{12}$/.exec(name.slice(prefix.length)) ?? []) : []
     if (pid === undefined) continue
     const path = join(parent, name)
     const dead = host === hostKey() ? !isAlive(Number(pid)) : Date.now() - ((await stat(path).catch(() => null))?.mtimeMs ?? Infinity) > DAY_MS
-    if (dead) await rm(path, { recursive: true, force: true })
+    // What cannot be removed is in nobody's way.
+    if (dead) await rm(path, { recursive: true, force: true }).catch(() => undefined)
   }
 }
 
