@@ -18,9 +18,11 @@ class FakeQueue implements QueueProgress {
 class FakeMemory implements MemorySource {
   readonly live = new Map<number, number>()
   refuse = false
+  /** Blocks that the system grants at once. */
+  most = Infinity
   #next = 0x1000000
   reserve(bytes: number): number {
-    if (this.refuse) return 0
+    if (this.refuse || this.live.size >= this.most) return 0
     const address = this.#next
     this.#next += bytes + 4096
     this.live.set(address, bytes)
@@ -179,6 +181,16 @@ describe('Allocator', () => {
     memory.refuse = true
     expect(() => allocator.allocate(3 * MiB, pool)).toThrow(expect.objectContaining({ code: 'OUT_OF_MEMORY' }))
     expect(allocator.stats().allocations).toBe(1)
+  })
+
+  it('gives up its cache and asks again where the system refuses', () => {
+    const cached = allocator.allocate(100 * MiB, pool)
+    allocator.free(cached, pool)
+    // Another process holds the rest: there is room only once the cache has gone.
+    memory.most = 1
+    const block = allocator.allocate(200 * MiB, pool)
+    expect(memory.live.size).toBe(1)
+    expect(allocator.stats().reservedBytes).toBe(block.bytes)
   })
 
   it('hands the memory of a closed queue to its heir', () => {

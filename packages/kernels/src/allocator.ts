@@ -205,7 +205,9 @@ export class Allocator {
 
   #reserve(bytes: number, asked: number): number {
     if (this.#reserved + bytes > this.#limit) this.emptyCache()
-    const address = this.#reserved + bytes > this.#limit ? 0 : this.#source.reserve(bytes)
+    let address = this.#reserved + bytes > this.#limit ? 0 : this.#source.reserve(bytes)
+    // Other processes hold memory too: what is cached here may be all that is missing.
+    if (address === 0 && this.emptyCache() > 0 && this.#reserved + bytes <= this.#limit) address = this.#source.reserve(bytes)
     if (address === 0) {
       throw new OctetError('OUT_OF_MEMORY', {
         op: 'allocate',

@@ -19,7 +19,7 @@ export interface BackendReport {
   readonly cuda:
     | {
         readonly available: true
-        readonly devices: readonly { readonly name: string; readonly device: string; readonly computeCapability: readonly [number, number]; readonly totalBytes: number }[]
+        readonly devices: readonly { readonly name: string; readonly device: string; readonly computeCapability: readonly [number, number]; readonly totalBytes: number; readonly freeBytes: number }[]
         readonly driver: string
         readonly cublasLt: { readonly path: string; readonly version: number } | null
       }
@@ -58,7 +58,7 @@ function describeCuda(): BackendReport['cuda'] {
   const { levels, driverVersion = 0 } = native.describe()
   return {
     available: true,
-    devices: levels.map((level, i) => ({ name: `cuda:${i}`, device: level.device ?? level.name, computeCapability: level.computeCapability ?? [0, 0], totalBytes: level.totalBytes ?? 0 })),
+    devices: levels.map((level, i) => ({ name: `cuda:${i}`, device: level.device ?? level.name, computeCapability: level.computeCapability ?? [0, 0], totalBytes: level.totalBytes ?? 0, freeBytes: native.freeBytes(i) })),
     driver: `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`,
     cublasLt: native.libraries(0).cublasLt,
   }

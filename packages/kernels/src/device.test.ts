@@ -141,6 +141,19 @@ describe('a device', () => {
   })
 })
 
+describe('a lost device', () => {
+  it('refuses work with DEVICE_LOST, and can still be disposed', async () => {
+    const device = await openDevice('cpu', { threads: 1 })
+    const x = Tensor.from([1, 2], { dtype: 'f32', device })
+    await device.synchronize()
+    device.lost = true
+    const calls = { op: () => add({ a: x, b: x }), read: () => x.toFloat32Array(), synchronize: () => device.synchronize(), queue: () => device.createQueue() }
+    for (const [name, call] of Object.entries(calls)) expect([name, await code(async () => call())]).toEqual([name, 'DEVICE_LOST'])
+    x.dispose()
+    await device.dispose()
+  })
+})
+
 describe('the manifest', () => {
   it('has a row for every op and backend, and no other', () => {
     for (const backend of ['cpu', 'cuda'] as const) {

@@ -2,6 +2,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { OctetError, type DeviceCapability } from '@octet-llm/core'
 import { Allocator, type MemoryStats } from './allocator.js'
+import { lostDevice } from './failure.js'
 import type { Graph } from './graph.js'
 import type { NativeLevel } from './native.js'
 import { OP_INDEX, OP_NAMES, type OpName } from './op-table.js'
@@ -56,6 +57,8 @@ export class Device {
   readonly queue: Queue
   /** @internal */
   readonly allocator: Allocator
+  /** @internal A fault ended the device's context: it refuses work until it is disposed. */
+  lost = false
   /** @internal The graph being recorded on this device. */
   capturing: Graph<unknown> | null = null
   readonly #runtime: Runtime
@@ -202,6 +205,7 @@ export class Device {
   /** @internal */
   check(op: string): void {
     if (this.disposed) throw new OctetError('DISPOSED', { op, argument: 'device', expected: 'a live device', received: 'a disposed one' })
+    if (this.lost) throw lostDevice(op)
   }
 
   async #close(): Promise<void> {

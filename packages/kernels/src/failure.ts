@@ -16,6 +16,16 @@ const MEANING: Readonly<Record<Exclude<StatusName, 'ok'>, { code: ErrorCode; tex
   internal: { code: 'INTERNAL', text: 'failed inside its kernel', hint: 'please report it' },
 }
 
+/** Whether the device gave up its context: nothing runs on it any more. */
+export function isLost(outcome: Outcome): boolean {
+  return STATUS[outcome.status] === 'device_lost'
+}
+
+/** What a lost device answers to everything. */
+export function lostDevice(op: string): OctetError {
+  return new OctetError('DEVICE_LOST', { op, argument: 'device', expected: 'a device that runs', received: 'one that was lost to an earlier fault', hint: MEANING.device_lost.hint })
+}
+
 /** The error of a deferred failure. `stack` is where the op was enqueued, when OCTET_DEBUG=stacks kept it. */
 export function failureError(outcome: Outcome, stack?: string, opName?: string): OctetError {
   const status = STATUS[outcome.status] ?? 'internal'

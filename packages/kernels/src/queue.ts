@@ -1,7 +1,7 @@
 import { OctetError } from '@octet-llm/core'
 import type { Outcome } from './completions.js'
 import type { Device } from './device.js'
-import { captureStacks, failureError } from './failure.js'
+import { captureStacks, failureError, isLost, lostDevice } from './failure.js'
 import { Graph } from './graph.js'
 import type { NativeEvent } from './native.js'
 import type { Runtime } from './runtime.js'
@@ -201,7 +201,10 @@ export class Queue {
     const done = new Promise<void>((resolve, reject) => {
       ticket = this.#runtime.completions.issue((outcome) => {
         if (outcome.status === 0) resolve()
-        else reject(failureError(outcome, this.#stacks.get(outcome.sequence), op))
+        else {
+          if (isLost(outcome)) this.device.lost = true
+          reject(failureError(outcome, this.#stacks.get(outcome.sequence), op))
+        }
       })
     })
     return { ticket, done }
@@ -210,6 +213,7 @@ export class Queue {
   /** @internal */
   check(op: string): void {
     if (this.disposed) throw new OctetError('DISPOSED', { op, argument: 'queue', expected: 'a live queue', received: 'a disposed one' })
+    if (this.device.lost) throw lostDevice(op)
   }
 
   /** @internal */
@@ -226,6 +230,7 @@ export class Queue {
 
   /** Every pending sync learns of the failure; what is enqueued from now on runs again. */
   #report(outcome: Outcome): OctetError {
+    if (isLost(outcome)) this.device.lost = true
     if (outcome.sequence > this.#cleared && !this.disposed) {
       this.#cleared = outcome.sequence
       this.#runtime.native.clearFailure(this.id)

@@ -89,7 +89,16 @@ uint32_t* CudaQueue::counters(size_t count) {
 
 void CudaQueue::begin() { cudaSetDevice(device_.info().ordinal); }
 
+bool CudaQueue::is_lost() {
+  if (lost_.load(std::memory_order_relaxed)) return true;
+  const cudaError_t e = cudaStreamQuery(stream_);
+  if (e != cudaSuccess && e != cudaErrorNotReady) lost_.store(true, std::memory_order_relaxed);
+  cudaGetLastError();  // an error that passes must not be read as the next launch's
+  return lost_.load(std::memory_order_relaxed);
+}
+
 void CudaQueue::fail(Status status, int32_t op) {
+  if (status == Status::internal && is_lost()) status = Status::device_lost;
   if (status != Status::ok && failure_.status == Status::ok) failure_ = {status, op, sequence()};
 }
 
@@ -98,7 +107,8 @@ void CudaQueue::execute(const Header* header) {
     case Kind::op: {
       const auto* record = reinterpret_cast<const OpRecord*>(header);
       if (header->ticket == 0 && failure_.status != Status::ok) return;
-      const Status status = run_op(record);
+      Status status = run_op(record);
+      if (status == Status::internal && is_lost()) status = Status::device_lost;
       if (header->ticket == 0) {
         fail(status, record->op);
       } else if (status != Status::ok) {
@@ -188,16 +198,18 @@ Status CudaQueue::repack(const RepackRecord& r) {
 // ---- events ----
 
 void CudaQueue::mark(uint64_t ticket, std::shared_ptr<octet::Event> event) {
+  // What is lost stays lost, whatever was cleared.
+  if (lost_.load(std::memory_order_relaxed)) fail(Status::device_lost, -1);
   Point p{};
   p.ticket = ticket;
-  p.failure = failure_;
   p.event = take_event();
   if (ticket != 0) {
     p.pinned = take_pinned();
     if (p.pinned != nullptr) cudaMemcpyAsync(p.pinned, faults_, kOps * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_);
     cudaMemsetAsync(faults_, 0, kOps * sizeof(int32_t), stream_);
   }
-  cudaEventRecord(p.event, stream_);
+  if (cudaEventRecord(p.event, stream_) != cudaSuccess) fail(Status::internal, -1);
+  p.failure = failure_;
   if (event != nullptr) {
     event->failure = failure_;
     // Others may wait for it as long as they hold the event: it is not used again.
@@ -239,7 +251,10 @@ void CudaQueue::reap() {
     spin_until([&] { return cudaEventQuery(p.event) != cudaErrorNotReady; }, kReapSpinMicros);
     const cudaError_t reached = cudaEventSynchronize(p.event);
     if (p.host != nullptr && reached == cudaSuccess) std::memcpy(p.host, p.pinned, p.bytes);
-    if (reached != cudaSuccess && p.failure.status == Status::ok) p.failure = {Status::device_lost, -1, p.failure.sequence};
+    if (reached != cudaSuccess) {
+      lost_.store(true, std::memory_order_relaxed);
+      if (p.failure.status == Status::ok) p.failure = {Status::device_lost, -1, p.failure.sequence};
+    }
     if (p.ticket != 0 && p.pinned != nullptr && p.failure.status == Status::ok) {
       const auto* const faults = reinterpret_cast<const int32_t*>(p.pinned);
       for (int op = 0; op < static_cast<int>(kOps); ++op) {

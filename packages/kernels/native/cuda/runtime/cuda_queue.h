@@ -55,6 +55,8 @@ class CudaQueue final : public CommandQueue, CudaContext {
   void mark(uint64_t ticket, std::shared_ptr<octet::Event> event);
   void wait(const EventRecord& record);
   void fail(Status status, int32_t op);
+  // Whether the driver gave this context up: an earlier kernel faulted, and nothing runs any more. Not inside a capture.
+  bool is_lost();
   void reap();
   void hand_over(Point point);
 
@@ -70,6 +72,7 @@ class CudaQueue final : public CommandQueue, CudaContext {
   cudaStream_t stream_ = nullptr;
   OpCall call_;
   Failure failure_;
+  std::atomic<bool> lost_{false};
   int32_t* faults_ = nullptr;              // one word per op, on the device
   struct Block { void* data; size_t bytes; };
   Block workspace_{}, counters_{};

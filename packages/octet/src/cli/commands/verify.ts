@@ -4,6 +4,8 @@ import { type Command, Option } from 'commander'
 import { OctetError } from '@octet-llm/core'
 import { MANIFEST, describeBackends, listLevels, measureReadBandwidth, openDevice, type Device, type Isa } from '@octet-llm/kernels'
 import { CONTRACTS, countCases, mergeResults, runTable, unreached, type CaseResult, type TableMode, type TableResult } from '@octet-llm/kernels/contracts'
+import { runGoldens } from '../../goldens/run-goldens.js'
+import { runLimits } from '../../limits/run-limits.js'
 import type { Context } from '../context.js'
 import { device, oneOf, wholeNumber } from '../values.js'
 import type { ShardOrder, ShardReport } from './verify-shard.js'
@@ -17,6 +19,8 @@ interface VerifyFlags {
   readonly isa: Isa | 'all'
   readonly threads?: number
   readonly jobs?: number
+  readonly goldens?: string
+  readonly limits?: string
 }
 
 /** Threads that share the table on a GPU, where the references in JavaScript take most of the time. */
@@ -36,7 +40,12 @@ export function addVerify(program: Command, context: Context): void {
     .addOption(new Option('--isa <LEVEL>', 'all levels of this CPU, or one by name').default('all').argParser(oneOf('all', 'baseline', 'avx2', 'avx512', 'avx512bf16', 'neon')))
     .addOption(new Option('--threads <N>', 'CPU threads').argParser(wholeNumber(1, 1024)))
     .addOption(new Option('--jobs <N>', 'threads that share the table of a GPU (default: the cores, at most 16)').argParser(wholeNumber(1, 256)))
-    .action((flags: VerifyFlags) => verify(flags, context))
+    .addOption(new Option('--goldens <DIR>', "instead of the table: what Hugging Face's libraries computed, as in this repository's fixtures; --filter takes a model's name"))
+    .addOption(new Option('--limits <MODEL>', 'instead of the table: leaks over 20 loads of this checkpoint, requests that cannot fit, batches 1 to 256, prompts 1 to 8192, a fault').conflicts('goldens'))
+    .action((flags: VerifyFlags) => {
+      if (flags.goldens !== undefined) return verifyGoldens(flags.goldens, flags, context)
+      return flags.limits === undefined ? verify(flags, context) : verifyLimits(flags.limits, flags, context)
+    })
 }
 
 async function verify(flags: VerifyFlags, context: Context): Promise<void> {
@@ -77,6 +86,52 @@ async function verify(flags: VerifyFlags, context: Context): Promise<void> {
   } finally {
     for (const each of devices) await each.dispose()
   }
+}
+
+/** Whole models against their goldens, and against themselves: recorded, paged, step by step. */
+async function verifyGoldens(dir: string, { device: name, filter: only }: VerifyFlags, { output, json, signal }: Context): Promise<void> {
+  if (await notRun('goldens', name, { output, json })) return
+  let writing: Promise<void> = Promise.resolve()
+  const { checks, failures } = await runGoldens(dir, {
+    device: name as 'cpu',
+    only,
+    signal,
+    onCheck: (title, { fault, measured }) => {
+      const note = fault ?? measured
+      if (!json) writing = writing.then(() => output.write(`${fault === null ? 'ok  ' : 'FAIL'} ${title}${note === undefined ? '' : `: ${note}`}\n`))
+    },
+  })
+  await writing
+  if (json) await output.json({ checks, failures })
+  else await output.write(`goldens on ${name}: ${checks} checks, ${failures.length} failed\n`)
+  if (failures.length > 0) throw new OctetError('OP_FAILED', { op: 'verify', message: `${failures.length} goldens do not hold; the first: ${failures[0]!.name}`, hint: 'see the lines that begin with FAIL' })
+}
+
+/** Leaks, refusals, sizes and a fault. */
+async function verifyLimits(model: string, { device: name }: VerifyFlags, { output, json, signal }: Context): Promise<void> {
+  if (await notRun('limits', name, { output, json })) return
+  let writing: Promise<void> = Promise.resolve()
+  const { checks, failures } = await runLimits({
+    device: name as 'cpu',
+    model,
+    signal,
+    onCheck: (title, fault) => {
+      if (!json) writing = writing.then(() => output.write(fault === null ? `ok   ${title}\n` : `FAIL ${title}: ${fault}\n`))
+    },
+  })
+  await writing
+  if (json) await output.json({ checks, failures })
+  else await output.write(`limits on ${name}: ${checks} checks, ${failures.length} failed\n`)
+  if (failures.length > 0) throw new OctetError('OP_FAILED', { op: 'verify', message: `${failures.length} limits do not hold; the first: ${failures[0]!}`, hint: 'see the lines that begin with FAIL' })
+}
+
+/** Says that there is no GPU, where one was asked for and there is none. */
+async function notRun(what: string, device: string, { output, json }: Pick<Context, 'output' | 'json'>): Promise<boolean> {
+  const { cuda } = describeBackends()
+  if (!device.startsWith('cuda') || cuda.available) return false
+  if (json) await output.json({ checks: 0, failures: [], notRun: cuda.reason })
+  else await output.write(`CUDA: NOT RUN (${what}): ${cuda.reason}\n`)
+  return true
 }
 
 function filterOf({ op, filter }: VerifyFlags): string | undefined {
