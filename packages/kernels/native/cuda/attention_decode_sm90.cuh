@@ -106,18 +106,19 @@ template <class T> __device__ __forceinline__ uint32_t pack2(float lo, float hi)
 // `scale` takes it back in the scores of heads 2*quad and 2*quad + 1.
 template <int kSteps> __device__ __forceinline__ void query_to_f16(uint32_t (&qf)[kSteps][2], float (&scale)[2]) {
   const auto widen = [](uint32_t pair) { return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair)); };
+  const auto finite = [](float v) { return fabsf(v) < INFINITY ? fabsf(v) : 0.f; };
   float top = 0.f;
 #pragma unroll
   for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float2 v = widen(qf[s][i]);
-      top = fmaxf(top, fmaxf(fabsf(v.x), fabsf(v.y)));
+      top = fmaxf(top, fmaxf(finite(v.x), finite(v.y)));
     }
   }
   top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
   top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-  const int shift = top > 32768.f && top < INFINITY ? ilogbf(top) - 14 : 0;
+  const int shift = top > 32768.f ? ilogbf(top) - 14 : 0;
   const float factor = ldexpf(1.f, -shift);
 #pragma unroll
   for (int s = 0; s < kSteps; ++s) {

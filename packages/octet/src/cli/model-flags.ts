@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs'
 import { type Command, Option } from 'commander'
+import { describeBackends, type BackendReport } from '@octet-llm/kernels'
 import { loadModel, type LoadModelOptions } from '../load-model.js'
 import type { LanguageModel } from '../language-model.js'
 import { randomModel } from '../random-model.js'
@@ -117,9 +119,27 @@ export async function loadFromFlags(flags: ModelFlags, context: Context): Promis
   }
 }
 
+/** `auto` means a GPU where there is one. On a machine with an NVIDIA driver, says why this run goes without. */
+function noteFallback({ device, isa }: ModelFlags, llm: LanguageModel, { output }: Context): void {
+  if (device !== 'auto' || isa !== undefined || llm.device.kind !== 'cpu' || !hasNvidiaDriver()) return
+  const note = fallbackNote(describeBackends())
+  if (note !== null) output.note(note)
+}
+
+/** What `auto` says when it takes the CPU beside a GPU. */
+export function fallbackNote({ cuda }: BackendReport): string | null {
+  return cuda.available ? null : `on the CPU, not the GPU: ${cuda.reason}; ${cuda.hint} (octet doctor tells more, --device cpu keeps quiet)`
+}
+
+/** Whether this machine has an NVIDIA driver, of its own or Windows's. */
+function hasNvidiaDriver(): boolean {
+  return ['/proc/driver/nvidia/version', '/dev/nvidiactl', '/dev/dxg'].some((path) => existsSync(path))
+}
+
 /** Runs `work` on the model of the flags and disposes it, whatever happens. */
 export async function withModel<T>(flags: ModelFlags, context: Context, work: (llm: LanguageModel) => Promise<T>): Promise<T> {
   const llm = await loadFromFlags(flags, context)
+  noteFallback(flags, llm, context)
   try {
     return await work(llm)
   } finally {

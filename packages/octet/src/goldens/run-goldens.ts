@@ -137,7 +137,7 @@ async function* richChecks(device: Device, folder: string, goldens: string): Asy
     yield* withModel(folder, { device, dtype: 'f32', fp8 }, (llm) => divergenceChecks(llm, `FP8 ${fp8 === true ? 'by row' : fp8}`, want, ids, FP8_NATS))
     yield* withModel(folder, { device, dtype: 'bf16', fp8 }, function* (llm) {
       yield* divergenceChecks(llm, `FP8 ${fp8 === true ? 'by row' : fp8}, bf16`, want, ids, FP8_NATS)
-      yield* stepChecks(llm, rows, 'bf16')
+      yield* stepChecks(llm, rows, 'bf16', 'fp8')
     })
   }
 }

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os'
 import type { Command } from 'commander'
 import { OctetError } from '@octet-llm/core'
-import { describeBackends, type BackendReport } from '@octet-llm/kernels'
+import { MANIFEST, describeBackends, type BackendReport } from '@octet-llm/kernels'
 import { version } from '../../version.js'
 import type { Context } from '../context.js'
 import { formatBytes, formatTable } from '../table.js'
@@ -45,6 +45,7 @@ function examine(): Finding[] {
     { name: 'memory', status: 'ok', found: `${formatBytes(freemem())} free of ${formatBytes(totalmem())}` },
     kernelFinding(backends),
     cudaFinding(backends),
+    ...cudaKernelFinding(backends),
   ]
 }
 
@@ -67,20 +68,44 @@ function kernelFinding({ cpu }: BackendReport): Finding {
 
 /** CUDA: what the machine has, and why it is not used. */
 function cudaFinding({ cuda }: BackendReport): Finding {
+  const driver = driverVersion()
   if (cuda.available) {
-    const devices = cuda.devices.map(({ name, device, computeCapability }) => `${name} ${device} (sm_${computeCapability.join('')})`).join(', ')
-    const found = `${devices}, driver for CUDA ${cuda.driver}`
+    const devices = cuda.devices
+      .map(({ name, device, computeCapability, freeBytes, totalBytes }) => `${name} ${device} (sm_${computeCapability.join('')}, ${formatBytes(freeBytes)} free of ${formatBytes(totalBytes)})`)
+      .join(', ')
+    const found = `${devices}, driver ${driver ?? 'unknown'} for CUDA ${cuda.driver}`
     return cuda.cublasLt === null
-      ? { name: 'cuda', status: 'warning', found, remedy: 'libcublasLt was not found: large products run on a slower kernel; install it or name it in OCTET_CUBLASLT' }
-      : { name: 'cuda', status: 'ok', found: `${found}, cuBLASLt ${cuda.cublasLt.version}` }
-  }
-  let driver: string | undefined
-  try {
-    driver = /Kernel Module\s+(?:for \S+\s+)?(\S+)/.exec(readFileSync('/proc/driver/nvidia/version', 'utf8'))?.[1]
-  } catch {
-    // No driver: nothing to use.
+      ? { name: 'cuda', status: 'warning', found, remedy: 'libcublasLt was not found: large products run on a slower kernel; install it (pip install nvidia-cublas, or the CUDA toolkit) and name the file in OCTET_CUBLASLT' }
+      : { name: 'cuda', status: 'ok', found: `${found}, cuBLASLt ${cuda.cublasLt.version} (${cuda.cublasLt.path})` }
   }
   return driver === undefined
     ? { name: 'cuda', status: 'ok', found: 'no NVIDIA driver; models run on the CPU' }
     : { name: 'cuda', status: 'warning', found: `driver ${driver}`, remedy: `${cuda.reason}, so models run on the CPU; ${cuda.hint}` }
+}
+
+/** Version of the NVIDIA kernel module, e.g. 580.159.04. */
+function driverVersion(): string | undefined {
+  try {
+    return /Kernel Module\s+(?:for \S+\s+)?(\S+)/.exec(readFileSync('/proc/driver/nvidia/version', 'utf8'))?.[1]
+  } catch {
+    return undefined
+  }
+}
+
+/** The kernels that ops with several of them choose among on the first GPU, and those that it lacks. */
+function cudaKernelFinding({ cuda }: BackendReport): Finding[] {
+  if (!cuda.available) return []
+  const hopper = cuda.devices[0]?.computeCapability.join('') === '90'
+  const lacking: string[] = []
+  const lists = Object.entries(MANIFEST.cuda).flatMap(([op, row]) => {
+    if (!('variants' in row) || Object.keys(row.variants).length < 2) return []
+    const usable = Object.entries(row.variants).filter(([name, asks]) => {
+      const lack = asks.startsWith('sm_90') && !hopper ? 'an sm_90 GPU' : name === 'cublaslt' && cuda.cublasLt === null ? 'libcublasLt' : undefined
+      if (lack !== undefined) lacking.push(`${op} ${name} needs ${lack}`)
+      return lack === undefined
+    })
+    return [`${op}: ${usable.map(([name]) => name).join(', ')}`]
+  })
+  const found = lists.join('; ')
+  return [lacking.length === 0 ? { name: 'cuda kernels', status: 'ok', found } : { name: 'cuda kernels', status: 'warning', found, remedy: `${lacking.join(', ')}; portable kernels run instead` }]
 }

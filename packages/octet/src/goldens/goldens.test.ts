@@ -1,0 +1,58 @@
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { fixture } from '../testing/cli.test-helper.js'
+import { distance, divergence, equalBits } from './measures.js'
+import { runGoldens } from './run-goldens.js'
+
+let dir: string
+beforeAll(async () => void (dir = await mkdtemp(join(tmpdir(), 'octet-goldens-'))))
+afterAll(() => rm(dir, { recursive: true, force: true }))
+
+describe('runGoldens', () => {
+  it('passes on this CPU, and tells what it measured', async () => {
+    const seen = new Map<string, string | undefined>()
+    const result = await runGoldens(fixture('.'), { device: 'cpu', only: 'gemma2', onCheck: (name, { measured }) => void seen.set(name, measured) })
+    expect(result).toEqual({ checks: 7, failures: [] })
+    expect([...seen.keys()]).toEqual(['logits', 'logits twice', 'last logits of the batch', 'greedy', 'greedy, op by op', 'greedy, paged', 'bf16 distributions'].map((name) => `gemma2: ${name}`))
+    expect(seen.get('gemma2: logits')).toMatch(/^\d\.\d\de-\d <= 0\.0002$/)
+  })
+
+  it('finds tokens and logits that are not the goldens', async () => {
+    const folder = join(dir, 'variants', 'wrong')
+    await mkdir(folder, { recursive: true })
+    await cp(fixture('variants/gemma2'), folder, { recursive: true })
+    const golden = JSON.parse(await readFile(join(folder, 'golden.json'), 'utf8')) as { greedy_24: number[][]; input_ids: number[][] }
+    golden.greedy_24[1]![5]! += 1
+    golden.input_ids[0]![2] = (golden.input_ids[0]![2]! + 1) % 256
+    await writeFile(join(folder, 'golden.json'), JSON.stringify(golden))
+    const { failures } = await runGoldens(dir, { device: 'cpu' })
+    const names = failures.map(({ name }) => name)
+    for (const name of ['logits', 'last logits of the batch', 'greedy', 'greedy, op by op', 'greedy, paged', 'bf16 distributions']) expect(names).toContain(`wrong: ${name}`)
+    expect(names).not.toContain('wrong: logits twice')
+    expect(failures[0]!.fault).toMatch(/, bar 0\.0002$/)
+  })
+
+  it('refuses a folder without goldens', async () => {
+    await expect(runGoldens(join(dir, 'none'), { device: 'cpu' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', argument: '--goldens' })
+  })
+})
+
+describe('measures', () => {
+  const of = (...values: number[]): Float32Array => Float32Array.from(values)
+  it('tell bits apart, a zero’s sign too', () => {
+    expect(equalBits(of(1, -0), of(1, -0))).toBe(true)
+    expect(equalBits(of(1, -0), of(1, 0))).toBe(false)
+  })
+  it('see NaN and missing values', () => {
+    expect(distance(of(1, 2), of(1.5, 2))).toBe(0.5)
+    expect(distance(of(1, 2), of(1, NaN))).toBeNaN()
+    expect(distance(of(1, 2), of(1))).toBe(Infinity)
+    expect(divergence(of(1, 2), of(1), 2)).toBe(Infinity)
+  })
+  it('give the divergence of distributions, whatever is added to the logits', () => {
+    expect(divergence(of(0, 0, 1, 3), of(5, 5, 2, 4), 2)).toBeCloseTo(0, 6)
+    expect(divergence(of(0, 0), of(0, Math.log(3)), 2)).toBeCloseTo(Math.log(0.5 / 0.25) / 2 + Math.log(0.5 / 0.75) / 2, 6)
+  })
+})
