@@ -30,6 +30,7 @@ const CUDA_VARIANTS: Readonly<Partial<Record<OpName, Readonly<Record<string, str
     tiled_bf16_sm90: `sm_90, bf16 x and weight, ${LINEAR}`,
     portable: '',
   },
+  gatedActivation: { cluster_sm90: 'sm_90, e4m3 out, at most 128 rows of 32768, rows on 16 bytes', portable: '' },
   attention: {
     decode_sm90: `sm_90, one new token a sequence, at most 8 query heads a KV head and 1024 sequences, ${ATTENTION}`,
     prefill_sm90: `sm_90, ${ATTENTION}`,

@@ -43,7 +43,7 @@ export const OP_INDEX = Object.fromEntries(OP_NAMES.map((name, i) => [name, i]))
  * Raised, with `kAbiRevision` of native/include/octet/op.h, whenever a function of the addon or an argument that crosses
  * changes its meaning.
  */
-export const ABI_REVISION = 3
+export const ABI_REVISION = 4
 
 /** 32-bit FNV-1a of the revision and the names, each followed by a comma. */
 export function opTableHash(names: readonly string[] = OP_NAMES, revision: number = ABI_REVISION): number {

@@ -2,7 +2,7 @@ import { OctetError } from '@octet-llm/core'
 import { activation, gatedActivation, type Tensor } from '@octet-llm/kernels'
 
 import type { RunOptions } from './context.js'
-import { normWeights } from './layer-norm-linear.js'
+import { normWeights, runNormed } from './layer-norm-linear.js'
 import { Linear } from './linear.js'
 import { checkSizes, weightStream, type Module, type ModuleOptions, type StateEntry } from './module.js'
 import { makeNorm, type Norm, type Normalization, type ResidualSum } from './norm.js'
@@ -78,10 +78,15 @@ export class LayerNormMLP implements Module {
   /** @param sum see Norm.forward */
   run(x: Tensor, workspace: Workspace, options: RunOptions = {}, sum?: ResidualSum): Tensor {
     const lead = x.shape.slice(0, -1)
-    const normed = this.norm.forward(x, workspace.get('norm', x.shape, x.dtype), sum)
-    const wide = this.fc1.run(normed, { out: workspace.get('fc1', [...lead, this.fc1.outFeatures], x.dtype), workspace, fp8: options.fp8 })
-    const out = workspace.get('act', [...lead, this.fc2.inFeatures], x.dtype)
+    const wide = runNormed(this.norm, this.fc1, x, { out: workspace.get('fc1', [...lead, this.fc1.outFeatures], x.dtype), workspace, fp8: options.fp8 }, sum)
     const kind = this.activation
+    const shape = [...lead, this.fc2.inFeatures]
+    const target = isGated(kind) ? this.fc2.inputTarget({ shape }, workspace, options.fp8) : undefined
+    if (isGated(kind) && target !== undefined) {
+      gatedActivation({ x: wide, kind, quantized: target })
+      return this.fc2.runQuantized(target, { shape, dtype: x.dtype }, { ...options, workspace })
+    }
+    const out = workspace.get('act', shape, x.dtype)
     if (isGated(kind)) gatedActivation({ x: wide, kind, out })
     else activation({ x: wide, kind, out })
     return this.fc2.run(out, { ...options, workspace })

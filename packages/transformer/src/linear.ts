@@ -1,8 +1,8 @@
 import { OctetError } from '@octet-llm/core'
-import { keep, linear, Tensor, type Device, type QuantizedTensor } from '@octet-llm/kernels'
+import { keep, linear, Tensor, type Device, type QuantizedOutput, type QuantizedTensor, type TensorDType } from '@octet-llm/kernels'
 
 import type { RunOptions } from './context.js'
-import { quantizeActivations } from './fp8/activations.js'
+import { activationTarget, quantizeActivations, type ActivationsLike } from './fp8/activations.js'
 import { AutocastContext } from './fp8/autocast.js'
 import type { Fp8Context } from './fp8/context.js'
 import type { Fp8Inference } from './fp8/inference.js'
@@ -98,6 +98,22 @@ export class Linear implements Module {
     return this.#updates.reduce((sum, update) => sum + update.byteLength, 0)
   }
 
+  /**
+   * Where whoever makes this projection's input may leave it in FP8 at once, for {@link runQuantized}. Undefined: it makes the
+   * activations themselves, for `run`; so it is while somebody looks at them, and where a low-rank update multiplies them too.
+   */
+  inputTarget(x: ActivationsLike, workspace: Workspace, fp8: Fp8Context | undefined): QuantizedOutput | undefined {
+    if (fp8 instanceof AutocastContext || fp8?.observer !== undefined || fp8?.enabled === false) return undefined
+    if (this.weight.rule === undefined || this.#updates.length > 0) return undefined
+    const rule = this.#inputRule()
+    return rule === undefined ? undefined : activationTarget(x, rule, workspace, this.#staticScale)
+  }
+
+  /** As run, for an input that is quantized as {@link inputTarget} wanted it. @param like the activations that it stands for */
+  runQuantized(input: QuantizedTensor, like: ActivationsLike & { readonly dtype: TensorDType }, options: RunOptions = {}): Tensor {
+    return this.#multiply(like, input, this.weight.runs, options)
+  }
+
   /** Delayed scales and the kept FP8 weight of autocasts. Owned by the module. */
   get recipeState(): LinearRecipeState {
     this.#state ??= new LinearRecipeState(this.#device)
@@ -191,18 +207,26 @@ export class Linear implements Module {
     return { ...weight, quantize: (x, workspace) => state.quantizeInput(fp8, x, workspace) }
   }
 
-  #quantizeInput(x: Tensor, workspace: Workspace): Tensor | QuantizedTensor {
+  /** The scale of calibrated activations, where those are static. */
+  get #staticScale(): Tensor | undefined {
+    return this.#staticInputs ? this.#scale : undefined
+  }
+
+  #inputRule(): QuantizeRule | undefined {
     const rule = this.#inputs
-    if (rule === undefined) return x
-    const scale = this.#staticInputs ? this.#scale : undefined
-    return quantizeActivations(x, scale === undefined ? rule : { ...rule, granularity: 'tensor' }, workspace, scale)
+    return rule === undefined || this.#staticScale === undefined ? rule : { ...rule, granularity: 'tensor' }
+  }
+
+  #quantizeInput(x: Tensor, workspace: Workspace): Tensor | QuantizedTensor {
+    const rule = this.#inputRule()
+    return rule === undefined ? x : quantizeActivations(x, rule, workspace, this.#staticScale)
   }
 
   /** @param x the activations themselves, whose shape and dtype a new output takes */
-  #multiply(x: Tensor, input: Tensor | QuantizedTensor, runs: readonly WeightRun[], { out, residual }: RunOptions): Tensor {
+  #multiply(x: ActivationsLike & { readonly dtype: TensorDType }, input: Tensor | QuantizedTensor, runs: readonly WeightRun[], { out, residual }: RunOptions): Tensor {
     const bias = this.bias?.tensor
     if (runs.length === 1) return linear({ x: input, weight: runs[0]!.weight, bias, residual, out, dtype: x.dtype as 'f32' })
-    const y = out ?? Tensor.empty([...x.shape.slice(0, -1), this.outFeatures], { dtype: x.dtype, device: x.device })
+    const y = out ?? Tensor.empty([...x.shape.slice(0, -1), this.outFeatures], { dtype: x.dtype, device: this.#device })
     for (const { begin, end, weight } of runs) {
       const parts = [bias?.rows(begin, end), residual?.columns(begin, end), y.columns(begin, end)] as const
       linear({ x: input, weight, bias: parts[0], residual: parts[1], out: parts[2] })

@@ -1,4 +1,4 @@
-import { layerNorm, rmsNorm, type Device, type Tensor } from '@octet-llm/kernels'
+import { layerNorm, rmsNorm, type Device, type QuantizedOutput, type Tensor } from '@octet-llm/kernels'
 
 import { Weight } from './weight.js'
 
@@ -70,8 +70,17 @@ export class RMSNorm extends Norm {
   }
 
   forward(x: Tensor, out?: Tensor, sum?: ResidualSum): Tensor {
+    return this.#run(x, { out }, sum)
+  }
+
+  /** As forward, but the result, rounded to x's dtype, goes out in FP8: what quantizing it afterwards would give. */
+  quantize(x: Tensor, quantized: QuantizedOutput, sum?: ResidualSum): void {
+    this.#run(x, { quantized }, sum)
+  }
+
+  #run(x: Tensor, target: { out?: Tensor | undefined; quantized?: QuantizedOutput }, sum: ResidualSum | undefined): Tensor {
     const { eps, zeroCenteredGamma, castBeforeWeight } = this
-    return rmsNorm({ x, weight: this.weight.tensor, residual: sum?.residual, residualOut: sum?.out, out, eps, zeroCenteredGamma, castBeforeWeight })
+    return rmsNorm({ x, weight: this.weight.tensor, residual: sum?.residual, residualOut: sum?.out, ...target, eps, zeroCenteredGamma, castBeforeWeight })
   }
 }
 

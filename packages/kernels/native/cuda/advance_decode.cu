@@ -6,6 +6,7 @@
 // Values   the rule of native/cpu/advance_decode.cc
 // Traffic  (9 + E) words a row: launch-bound.   Launch   a thread per row, 128 per block
 #include "common.cuh"
+#include "launch.cuh"
 
 namespace octet::cuda {
 
@@ -15,6 +16,7 @@ struct DecodeRows {
 };
 
 __global__ void __launch_bounds__(128) advance_decode(DecodeRows r, Rows<const int32_t> eos, int64_t ends, int64_t rows, int32_t group, int32_t pad) {
+  overlap_wait();
   const int64_t n = blockIdx.x * 128ll + threadIdx.x;
   if (n >= rows || r.groups[n] != group) return;
   int32_t left = r.remaining[n];
@@ -43,9 +45,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   if (rows == 0) return Status::ok;
   const DecodeRows r{call.t[0].as<const int32_t>(), call.t[1].as<const int32_t>(), call.t[3].as<int32_t>(), call.t[4].as<int32_t>(),
                      call.t[5].as<int32_t>(), call.t[6].as<int32_t>(), call.t[7].as<int32_t>(), call.t[8].as<int32_t>()};
-  advance_decode<<<blocks_for(rows, 128, INT32_MAX), 128, 0, ctx.stream()>>>(
-      r, rows_of<const int32_t>(eos), eos.cols(), rows, static_cast<int32_t>(call.i(0)), static_cast<int32_t>(call.i(1)));
-  return launched();
+  return launch_overlapped(advance_decode, dim3(blocks_for(rows, 128, INT32_MAX)), 128, 0, ctx.stream(), r, rows_of<const int32_t>(eos), eos.cols(), rows, static_cast<int32_t>(call.i(0)), static_cast<int32_t>(call.i(1)));
 }
 
 static const Variant kRows[] = {{"portable", 80, always, launch}};

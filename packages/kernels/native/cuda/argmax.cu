@@ -2,6 +2,7 @@
 // Tensors  t0 x [N,V] f32|bf16, t1 out i32[N]
 // Traffic  x once.   Launch   grid (pieces of 8192, N), 256 threads; the last piece of a row to arrive joins them in order
 #include "common.cuh"
+#include "launch.cuh"
 
 namespace octet::cuda {
 
@@ -15,12 +16,18 @@ __device__ __forceinline__ uint64_t rank_of(float v, uint32_t index) {
 }
 __device__ __forceinline__ uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-template <class X> __global__ void __launch_bounds__(256) argmax(Rows<const X> x, int32_t* out, int64_t v, uint64_t* best, uint32_t* arrivals) {
+template <int kN, class X> __global__ void __launch_bounds__(256) argmax(Rows<const X> x, int32_t* out, int64_t v, uint64_t* best, uint32_t* arrivals) {
   __shared__ uint64_t slots[8];
   __shared__ bool last;
   const int64_t row = blockIdx.y, begin = static_cast<int64_t>(blockIdx.x) * kPiece, end = begin + kPiece < v ? begin + kPiece : v;
   uint64_t top = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += 256) top = larger(top, rank_of(to_float(x[row][i]), static_cast<uint32_t>(i)));
+  overlap_wait();
+  for (int64_t i = begin + threadIdx.x * kN; i < end; i += 256 * kN) {
+    float v[kN];
+    load<X, kN>(v, x[row] + i);
+#pragma unroll
+    for (int k = 0; k < kN; ++k) top = larger(top, rank_of(v[k], static_cast<uint32_t>(i + k)));
+  }
 #pragma unroll
   for (int o = 16; o > 0; o >>= 1) top = larger(top, __shfl_xor_sync(~0u, top, o));
   if ((threadIdx.x & 31) == 0) slots[threadIdx.x >> 5] = top;
@@ -50,8 +57,8 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   if (best == nullptr || arrivals == nullptr) return Status::out_of_memory;
   return dispatch_compute(x.dtype, [&](auto t) {
     using X = typename decltype(t)::type;
-    argmax<X><<<dim3(static_cast<unsigned>(pieces), static_cast<unsigned>(rows)), 256, 0, ctx.stream()>>>(rows_of<const X>(x), out.as<int32_t>(), v, best, arrivals);
-    return launched();
+    const auto kernel = wide_rows<X>(x) ? argmax<kWide<X>, X> : argmax<1, X>;
+    return launch_overlapped(kernel, dim3(static_cast<unsigned>(pieces), static_cast<unsigned>(rows)), 256, 0, ctx.stream(), rows_of<const X>(x), out.as<int32_t>(), v, best, arrivals);
   });
 }
 

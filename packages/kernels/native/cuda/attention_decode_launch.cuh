@@ -6,10 +6,18 @@
 
 namespace octet::cuda {
 
-template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaContext& ctx) {
+// Few rows and heads: shorter chunks, for about as many warps as SMs. Static, so a row's result does not depend on its
+// batch-mates.
+inline int shortest_chunk(const AttentionArgs& a, CudaContext& ctx) {
+  int chunk = sm90::kChunk;
+  while (chunk > sm90::kLeastChunk && a.sequences * a.kv_heads * (sm90::kChunk / chunk) < ctx.device().sms) chunk /= 2;
+  return chunk;
+}
+
+template <class T, int D, int kMost> Status launch_decode_with(const AttentionArgs& a, CudaContext& ctx) {
   using namespace sm90;
-  using S = AttnShape<T, D>;
-  const auto kernel = attention_decode<T, D>;
+  using S = AttnShape<T, D, kMost>;
+  const auto kernel = attention_decode<T, D, kMost>;
   static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem) == cudaSuccess;
   CUtensorMap kmap, vmap;
   if (!ready || !encode_caches(a, S::kSpan, &kmap, &vmap)) return Status::internal;
@@ -32,7 +40,9 @@ template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaCo
   d.window = static_cast<int>(a.window);
   d.scale = a.scale;
   d.softcap = a.softcap;
-  d.max_chunks = static_cast<int>((a.max_kv + kChunk - 1) / kChunk);
+  d.chunk = shortest_chunk(a, ctx);
+  const int64_t most = (a.max_kv + d.chunk - 1) / d.chunk, least = (a.max_kv + kChunk - 1) / kChunk;
+  d.max_chunks = static_cast<int>(most > 64 ? (least > 64 ? least : 64) : most);
   d.bounds = attention_bounds(a, ctx);
   if (a.max_kv < d.bounds.capacity) d.bounds.capacity = static_cast<int>(a.max_kv);
   const size_t pieces = static_cast<size_t>(d.rows) * d.kv_heads * d.max_chunks * d.group;
@@ -42,6 +52,10 @@ template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaCo
   d.arrivals = ctx.counters(static_cast<size_t>(d.rows) * d.kv_heads);
   if (workspace == nullptr || d.arrivals == nullptr) return Status::out_of_memory;
   return launch_overlapped(kernel, dim3(static_cast<unsigned>(ctx.device().sms)), S::kWarps * 32, S::kSmem, ctx.stream(), kmap, vmap, d);
+}
+
+template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaContext& ctx) {
+  return shortest_chunk(a, ctx) < sm90::kChunk ? launch_decode_with<T, D, 4>(a, ctx) : launch_decode_with<T, D, 12>(a, ctx);
 }
 
 }  // namespace octet::cuda

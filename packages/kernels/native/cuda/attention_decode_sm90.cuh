@@ -6,7 +6,8 @@
 // Traffic  K and V of every row once.  Floor B=64, Hkv=16, D=256, 266 tokens, bf16: 279 MB / 4.55 TB/s = 61.3 us
 // Launch   one block per SM; every warp takes whole chunks and streams their 16-token tiles through its own ring with the
 //          bulk tensor engine, so warps hide each other's latencies and nothing but the last combine is shared.
-// Order    KV is cut into chunks of 256 tokens by position, tiles and chunks combine in order: a row's result does not
+//          Where rows and heads are few, chunks are shorter, so that more warps share a sequence.
+// Order    KV is cut into chunks of 32 to 256 tokens by position (their size from the row's length and the static number of rows), tiles and chunks combine in order: a row's result does not
 //          depend on its batch-mates, its slot or the page size. Only keys of the row's own window are read.
 // Faults   a length or page outside its tensor raises the fault word and is not followed
 #pragma once
@@ -16,7 +17,8 @@
 
 namespace octet::cuda::sm90 {
 
-constexpr int kChunk = 256;       // tokens per unit of work
+constexpr int kChunk = 256;       // tokens per unit of work, at most
+constexpr int kLeastChunk = 32;
 constexpr int kTileTokens = 16;
 constexpr int kGroup = 8;         // query heads per KV head, padded: the N of the MMA
 constexpr int kMaxRows = 1024;
@@ -38,17 +40,19 @@ struct AttentionDecodeArgs {
   float2* partial_ml;             // [rows][Hkv][chunks][group]: running maximum (base 2) and sum
   uint32_t* arrivals;             // [rows][Hkv], zero before and after
   int max_chunks;
+  int chunk;                      // tokens per unit of a short row: a power of two from kLeastChunk to kChunk
 };
 
-template <class T, int D> struct AttnShape {
+template <class T, int D, int kMost = 12> struct AttnShape {
   static constexpr int kSpan = D * sizeof(T) < 128 ? static_cast<int>(D * sizeof(T)) : 128;  // bytes per swizzled box row
   static constexpr int kBoxes = D * sizeof(T) / kSpan;
   static constexpr int kBoxBytes = kTileTokens * kSpan;
   static constexpr int kTile = kBoxes * kBoxBytes;   // one of K or V
   static constexpr int kStages = 2 * kTile >= 16384 ? 2 : 3;
-  // Warps by what fits in 192 KB of rings; more than 12 would leave too few registers for D = 128.
+  // Warps by what fits in 192 KB of rings; more than 12 would leave too few registers for D = 128. A grid of short chunks
+  // has few: the next kernel's first blocks then fit beside them.
   static constexpr int kFit = 196608 / (2 * kTile * kStages);
-  static constexpr int kWarps = kFit > 12 ? 12 : kFit;
+  static constexpr int kWarps = kFit > kMost ? kMost : kFit;
   static constexpr int kRing = kStages * 2 * kTile;
   static constexpr int kSmem = 1024 + kWarps * (kRing + kStages * 8) + (4 * kMaxRows + 2) * 4;
 };
@@ -142,9 +146,16 @@ struct WorkList {
 };
 struct Unit {
   int row, head, chunk, tokens, chunks, first_chunk, len, first_tile;
+  int begin;  // position of the chunk's first token
 };
 
-__device__ __forceinline__ int first_chunk_of(int len, int window) { return window > 0 && len > window ? (len - window) / kChunk : 0; }
+// Tokens per chunk of a row: at most 64 chunks while they are shorter than kChunk.
+__device__ __forceinline__ int chunk_of(int len, int shortest) {
+  int chunk = shortest;
+  while (chunk < kChunk && len > chunk * 64) chunk *= 2;
+  return chunk;
+}
+__device__ __forceinline__ int first_chunk_of(int len, int window, int chunk) { return window > 0 && len > window ? (len - window) / chunk : 0; }
 
 __device__ __forceinline__ int upper_row(const int* sums, int rows, int i) {
   int lo = 0, hi = rows - 1;
@@ -160,31 +171,24 @@ __device__ __forceinline__ Unit unit_at(const AttentionDecodeArgs& a, const Work
   const int item = u / a.kv_heads;
   r.head = u % a.kv_heads;
   const int n_full = w.full[a.rows];
-  int len;
-  if (item < n_full) {
-    r.row = upper_row(w.full, a.rows, item);
-    len = w.lens[r.row];
-    r.first_chunk = first_chunk_of(len, a.window);
-    r.chunk = r.first_chunk + item - w.full[r.row];
-    r.tokens = kChunk;
-  } else {
-    r.row = upper_row(w.tails, a.rows, item - n_full);
-    len = w.lens[r.row];
-    r.first_chunk = first_chunk_of(len, a.window);
-    r.chunk = len / kChunk;
-    r.tokens = len % kChunk;
-  }
-  r.len = len;
-  const int unseen = a.window > 0 ? len - a.window - r.chunk * kChunk : 0;  // keys of the chunk before the window
+  const bool whole = item < n_full;
+  r.row = whole ? upper_row(w.full, a.rows, item) : upper_row(w.tails, a.rows, item - n_full);
+  r.len = w.lens[r.row];
+  const int size = chunk_of(r.len, a.chunk);
+  r.first_chunk = first_chunk_of(r.len, a.window, size);
+  r.chunk = whole ? r.first_chunk + item - w.full[r.row] : r.len / size;
+  r.tokens = whole ? size : r.len % size;
+  r.begin = r.chunk * size;
+  const int unseen = a.window > 0 ? r.len - a.window - r.begin : 0;  // keys of the chunk before the window
   r.first_tile = unseen > 0 ? unseen / kTileTokens : 0;
-  r.chunks = (len + kChunk - 1) / kChunk - r.first_chunk;
+  r.chunks = (r.len + size - 1) / size - r.first_chunk;
   return r;
 }
 
-template <class T, int D>
-__global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
+template <class T, int D, int kMost>
+__global__ void __launch_bounds__(AttnShape<T, D, kMost>::kWarps * 32, 1)
     attention_decode(const __grid_constant__ CUtensorMap kmap, const __grid_constant__ CUtensorMap vmap, const AttentionDecodeArgs a) {
-  using S = AttnShape<T, D>;
+  using S = AttnShape<T, D, kMost>;
   constexpr int kSteps = D / 16;
   constexpr float kLog2e = 1.4426950408889634f;
   extern __shared__ uint8_t raw[];
@@ -202,6 +206,7 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
   }
   grid_launch_dependents();
   grid_wait();
+  const int all_begin = a.cu_seqlens_q[0], all_end = a.cu_seqlens_q[a.rows];
   if (warp == 0) {  // running counts over rows, 32 at a time
     int full = 0, tail = 0;
     if (lane == 0) work.full[0] = work.tails[0] = 0;
@@ -217,7 +222,8 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
         work.at[r] = live ? begin : -1;
         work.lens[r] = len;
       }
-      int f = len > 0 ? len / kChunk - first_chunk_of(len, a.window) : 0, t = len % kChunk != 0;
+      const int size = chunk_of(len, a.chunk);
+      int f = len > 0 ? len / size - first_chunk_of(len, a.window, size) : 0, t = len % size != 0;
       for (int o = 1; o < 32; o <<= 1) {
         const int uf = __shfl_up_sync(~0u, f, o), ut = __shfl_up_sync(~0u, t, o);
         if (lane >= o) { f += uf; t += ut; }
@@ -241,14 +247,19 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
     iu = unit_at(a, work, issue_unit);
     issue_tile = iu.first_tile;
   }
+  int held_entry = -1, page = 0;
   auto issue = [&]() {
     if (issue_unit >= units) return;
     if (lane == 0) {
-      const int token = iu.chunk * kChunk + issue_tile * kTileTokens;
-      int page = a.page_table[static_cast<int64_t>(iu.row) * a.table_width + token / a.page_size];
-      if (page < 0 || page >= a.bounds.pages) {
-        a.bounds.raise();
-        page = 0;
+      const int token = iu.begin + issue_tile * kTileTokens;
+      const int entry = iu.row * a.table_width + token / a.page_size;
+      if (entry != held_entry) {  // neighbouring tiles share a page: its number is fetched once
+        held_entry = entry;
+        page = a.page_table[entry];
+        if (page < 0 || page >= a.bounds.pages) {
+          a.bounds.raise();
+          page = 0;
+        }
       }
       const int row = (page * a.kv_heads + iu.head) * a.page_size + token % a.page_size;
       uint8_t* dst = my_ring + issue_stage * 2 * S::kTile;
@@ -300,7 +311,7 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
     const int tiles = (unit.tokens + kTileTokens - 1) / kTileTokens;
     for (int tile = unit.first_tile; tile < tiles; ++tile) {
       mbar_wait(&my_bars[stage], phase);
-      const int valid = len - (unit.chunk * kChunk + tile * kTileTokens), stale = oldest - (unit.chunk * kChunk + tile * kTileTokens);
+      const int valid = len - (unit.begin + tile * kTileTokens), stale = oldest - (unit.begin + tile * kTileTokens);
       if (stale > 0) clear_rows<S::kBoxes, S::kBoxBytes, S::kSpan>(my_ring + stage * 2 * S::kTile + S::kTile, 0, stale, lane, 32);
       if (valid < kTileTokens) clear_rows<S::kBoxes, S::kBoxBytes, S::kSpan>(my_ring + stage * 2 * S::kTile + S::kTile, valid, kTileTokens, lane, 32);
       const uint8_t* kt = my_ring + stage * 2 * S::kTile;
@@ -331,7 +342,7 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
         }
       }
       // Scores of tokens (octet, octet + 8) for heads (2*quad, 2*quad + 1), in base-2 units.
-      const int t0 = unit.chunk * kChunk + tile * kTileTokens + octet;
+      const int t0 = unit.begin + tile * kTileTokens + octet;
       float s[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -437,23 +448,61 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
       asm volatile("fence.acq_rel.gpu;" ::: "memory");
     }
     if (!__shfl_sync(~0u, last, 0)) continue;
-    constexpr int kPer = D / 32;
-    for (int head = 0; head < a.group; ++head) {
-      float top = -INFINITY, sum = 0.f, acc[kPer] = {};
-      for (int ch = 0; ch < unit.chunks; ++ch) {
-        const int64_t at = (pair * a.max_chunks + ch) * a.group + head;
-        const float2 ml = __ldcg(&a.partial_ml[at]);
-        const float next = fmaxf(top, ml.x);
-        const float keep = top == next ? 1.f : exp2f(top - next), f = ml.x == -INFINITY ? 0.f : exp2f(ml.x - next);
-        sum = sum * keep + f * ml.y;
+    // Several heads and pieces are fetched at once, so that their latencies overlap, and added in order.
+    constexpr int kPer = D / 32, kHeads = D == 256 ? 2 : 4, kPieces = sizeof(T) == 2 ? 4 : 2;
+    for (int h0 = 0; h0 < a.group; h0 += kHeads) {
+      const auto at = [&](int h, int ch) { return (pair * a.max_chunks + ch) * a.group + h0 + h; };
+      float top[kHeads], sum[kHeads], acc[kHeads][kPer];
 #pragma unroll
-        for (int i = 0; i < kPer; ++i) acc[i] = acc[i] * keep + f * __ldcg(&a.partial[at * D + i * 32 + lane]);
-        top = next;
+      for (int h = 0; h < kHeads; ++h) {
+        top[h] = -INFINITY;
+        sum[h] = 0.f;
+#pragma unroll
+        for (int i = 0; i < kPer; ++i) acc[h][i] = 0.f;
       }
-      const float f = sum > 0.f ? v_scale / sum : 0.f;
+      for (int ch = lane; ch < unit.chunks; ch += 32) {
 #pragma unroll
-      for (int i = 0; i < kPer; ++i)
-        a.out[work.at[unit.row] * a.ldo + static_cast<int64_t>(unit.head * a.group + head) * D + i * 32 + lane] = __float2bfloat16(acc[i] * f);
+        for (int h = 0; h < kHeads; ++h) {
+          if (h0 + h < a.group) top[h] = fmaxf(top[h], __ldcg(&a.partial_ml[at(h, ch)]).x);
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
+        for (int o = 16; o > 0; o >>= 1) top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], o));
+      }
+      for (int ch = 0; ch < unit.chunks; ch += kPieces) {
+        float2 ml[kPieces][kHeads];
+        float piece[kPieces][kHeads][kPer];
+#pragma unroll
+        for (int j = 0; j < kPieces; ++j) {
+#pragma unroll
+          for (int h = 0; h < kHeads; ++h) {
+            const bool there = ch + j < unit.chunks && h0 + h < a.group;
+            ml[j][h] = there ? __ldcg(&a.partial_ml[at(h, ch + j)]) : make_float2(-INFINITY, 0.f);
+#pragma unroll
+            for (int i = 0; i < kPer; ++i) piece[j][h][i] = there ? __ldcg(&a.partial[at(h, ch + j) * D + i * 32 + lane]) : 0.f;
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < kPieces; ++j) {
+#pragma unroll
+          for (int h = 0; h < kHeads; ++h) {
+            const float f = ml[j][h].x == -INFINITY ? 0.f : exp2f(ml[j][h].x - top[h]);
+            sum[h] = fmaf(f, ml[j][h].y, sum[h]);
+#pragma unroll
+            for (int i = 0; i < kPer; ++i) acc[h][i] = fmaf(f, piece[j][h][i], acc[h][i]);
+          }
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        if (h0 + h >= a.group) continue;
+        const float f = sum[h] > 0.f ? v_scale / sum[h] : 0.f;
+        __nv_bfloat16* dst = a.out + work.at[unit.row] * a.ldo + static_cast<int64_t>(unit.head * a.group + h0 + h) * D + lane;
+#pragma unroll
+        for (int i = 0; i < kPer; ++i) dst[i * 32] = __float2bfloat16(acc[h][i] * f);
+      }
     }
   }
   // Rows that see no key, and rows outside every sequence, give zeros.
@@ -463,9 +512,8 @@ __global__ void __launch_bounds__(AttnShape<T, D>::kWarps * 32, 1)
   for (int r = blockIdx.x; r < a.rows; r += gridDim.x) {
     if (work.lens[r] <= 0 && work.at[r] >= 0) clear_row(work.at[r]);
   }
-  const int begin = a.cu_seqlens_q[0], end = a.cu_seqlens_q[a.rows];
   for (int t = blockIdx.x; t < a.bounds.tokens; t += gridDim.x) {
-    if (t < begin || t >= end) clear_row(t);
+    if (t < all_begin || t >= all_end) clear_row(t);
   }
 }
 

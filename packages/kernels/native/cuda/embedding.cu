@@ -3,12 +3,14 @@
 // Attrs    a0 scale: float32 product, rounded once at the store (Gemma multiplies by sqrt(D))
 // Traffic  T rows of the table, out once.   An id outside [0, V) raises the fault word
 #include "common.cuh"
+#include "launch.cuh"
 
 namespace octet::cuda {
 
 template <int kN, class X, class Y>
 __global__ void __launch_bounds__(256) embed(const int32_t* ids, Rows<const X> table, Rows<Y> y, int64_t tokens, int64_t cols, int64_t vocab, float scale, int32_t* fault) {
   const int64_t per_row = cols / kN;
+  overlap_wait();
   for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < tokens * per_row; i += gridDim.x * 256ll) {
     const int64_t t = i / per_row, c = (i - t * per_row) * kN, id = ids[t];
     float v[kN] = {};
@@ -34,9 +36,8 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
       constexpr int kN = kWide<X> < kWide<Y> ? kWide<X> : kWide<Y>;
       const bool wide = wide_rows<X>(table) && wide_rows<Y>(out);
       const unsigned blocks = blocks_for(tokens * cols, 256 * (wide ? kN : 1), ctx.device().sms * 16);
-      if (wide) embed<kN, X, Y><<<blocks, 256, 0, ctx.stream()>>>(ids.as<const int32_t>(), rows_of<const X>(table), rows_of<Y>(out), tokens, cols, table.rows(), call.f(0), ctx.fault_word());
-      else embed<1, X, Y><<<blocks, 256, 0, ctx.stream()>>>(ids.as<const int32_t>(), rows_of<const X>(table), rows_of<Y>(out), tokens, cols, table.rows(), call.f(0), ctx.fault_word());
-      return launched();
+      const auto kernel = wide ? embed<kN, X, Y> : embed<1, X, Y>;
+      return launch_overlapped(kernel, dim3(blocks), 256, 0, ctx.stream(), ids.as<const int32_t>(), rows_of<const X>(table), rows_of<Y>(out), tokens, cols, table.rows(), call.f(0), ctx.fault_word());
     });
   });
 }

@@ -106,30 +106,41 @@ __device__ __forceinline__ void store_tile(const float (&acc)[kTokens / 2], cons
       xs[i] = a.x_scale && c < a.m ? a.x_scale[c * a.x_scale_stride] : 1.f;
     }
   }
-#pragma unroll
-  for (int j = 0; j < kTokens / 8; ++j) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int c = j * 8 + (lane & 3) * 2 + h;
-      float v0 = acc[j * 4 + h], v1 = acc[j * 4 + 2 + h];
-      if constexpr (!kBlocked) {
-        v0 *= ws0 * xs[j * 2 + h];
-        v1 *= ws1 * xs[j * 2 + h];
-      }
-      if (a.out.y_f32) {
-        if (c < a.m && n0 < a.n) a.out.store(v0, c, n0);
-        if (c < a.m && n1 < a.n) a.out.store(v1, c, n1);
-        continue;
-      }
-      if (c < a.m) {
-        if (n0 < a.n) v0 = a.out.finish(v0, c, n0);
-        if (n1 < a.n) v1 = a.out.finish(v1, c, n1);
-      }
-      out[c * kPitch + r] = __float2bfloat16(v0);
-      out[c * kPitch + r + 8] = __float2bfloat16(v1);
+  const float b0 = a.out.bias && n0 < a.n ? a.out.bias_at(n0) : 0.f, b1 = a.out.bias && n1 < a.n ? a.out.bias_at(n1) : 0.f;
+  const auto sum = [&](int i, int c, float& v0, float& v1) {  // token c, which is the thread's i-th
+    v0 = acc[(i >> 1) * 4 + (i & 1)];
+    v1 = acc[(i >> 1) * 4 + 2 + (i & 1)];
+    if constexpr (!kBlocked) {
+      v0 *= ws0 * xs[i];
+      v1 *= ws1 * xs[i];
     }
+    v0 += b0;
+    v1 += b1;
+    if (a.out.residual && c < a.m) {
+      if (n0 < a.n) v0 += __bfloat162float(a.out.residual[c * a.out.ldy + n0]);
+      if (n1 < a.n) v1 += __bfloat162float(a.out.residual[c * a.out.ldy + n1]);
+    }
+  };
+  if (a.out.y_f32) {
+    float* const y = static_cast<float*>(a.out.y);
+#pragma unroll
+    for (int i = 0; i < kTokens / 4; ++i) {
+      const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
+      float v0, v1;
+      sum(i, c, v0, v1);
+      if (c < a.m && n0 < a.n) y[c * a.out.ldy + n0] = v0;
+      if (c < a.m && n1 < a.n) y[c * a.out.ldy + n1] = v1;
+    }
+    return;
   }
-  if (a.out.y_f32) return;
+#pragma unroll
+  for (int i = 0; i < kTokens / 4; ++i) {
+    const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
+    float v0, v1;
+    sum(i, c, v0, v1);
+    out[c * kPitch + r] = __float2bfloat16(v0);
+    out[c * kPitch + r + 8] = __float2bfloat16(v1);
+  }
   named_barrier(1 + wg, 128);
   auto* const y = static_cast<__nv_bfloat16*>(a.out.y);
   const bool wide = (a.out.ldy & 7) == 0 && row0 + 64 <= a.n && (reinterpret_cast<uintptr_t>(y) & 15) == 0;

@@ -49,8 +49,11 @@ Status launch_cublaslt(const OpCall& call, CudaContext& ctx) {
   void* const workspace = ctx.workspace(kLtWorkspace);
   if (workspace == nullptr) return Status::out_of_memory;
   const LtPointers p{a.x->data, a.weight->data, a.x_scale->data, a.weight_scale->data, a.bias->data, a.residual->data, a.out->data};
-  // No algorithm for this shape (the library is free to have none): the portable kernel takes it.
-  return cublaslt_gemm(ctx.cublaslt(), g, p, workspace, ctx.stream()) ? Status::ok : launch_linear_portable(call, ctx);
+  if (cublaslt_gemm(ctx.cublaslt(), g, p, workspace, ctx.stream())) return Status::ok;
+  // No algorithm for this shape (the library is free to have none): the next variant takes it.
+  if (ctx.device().arch >= 90 && fits_tiled_e4m3(call, ctx.device())) return launch_tiled_e4m3(call, ctx);
+  if (ctx.device().arch >= 90 && fits_tiled_bf16(call, ctx.device())) return launch_tiled_bf16(call, ctx);
+  return launch_linear_portable(call, ctx);
 }
 
 }  // namespace octet::cuda

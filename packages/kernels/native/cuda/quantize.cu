@@ -4,8 +4,11 @@
 // Attrs    a0 granularity 1 tensor 2 row 3 1x128 4 128x128, a1 powerOf2, a2 epsilon
 // Values   as native/cpu/quantize.cc, equal to the bit: float32 product, one rounding to nearest even, saturating
 // Traffic  x twice (its second read from L1 or L2 but for the tensor granularity), data once
-// Launch   rows: a block per row; 1x128: a warp per block; 128x128: a block per block; tensor: amax, then cast
-#include "scales.cuh"
+// Launch   whole vectors, by row or 1x128 up to K = 16384, and given tensor scales: a block per row, held in registers,
+//          started before the previous kernel has ended; else rows: a block per row; 1x128: a warp per block; 128x128: a block per block; tensor: amax, then cast
+#include "launch.cuh"
+#include "norm.cuh"
+#include "quantize_row.cuh"
 
 namespace octet::cuda {
 
@@ -78,11 +81,33 @@ template <class X, class Y> __global__ void __launch_bounds__(256) quantize_tens
   if (threadIdx.x == 0 && atomicAdd(left, 1u) == gridDim.x - 1) *top = *left = 0;  // counters go back as they came
 }
 
+template <int kN, int kHeld, int kThreads, class X, class Y>
+__global__ void __launch_bounds__(kThreads) quantize_held_rows(Rows<const X> x, Rows<Y> data, RowTarget target, int64_t cols) {
+  overlap_wait();
+  float v[kHeld][kN];
+  load_row<kN, kHeld, X>(v, x[blockIdx.x], nullptr, nullptr, cols);
+  quantize_held<kN, kHeld, Y>(v, data[blockIdx.x], target, blockIdx.x, cols, 0, cols);
+}
+template <class X, class Y> static Status run_rows(const OpCall& call, CudaContext& ctx, const QuantizeArgs& a) {
+  const TensorArg &x = call.t[0], &data = call.t[1];
+  const RowTarget target{a.scale_inv, a.given, static_cast<int>(call.i(0)), a.epsilon, a.power_of_2};
+  if (a.rows * a.cols == 0 || !wide_rows<X>(x) || !eight_rows<Y>(data)) return Status::unsupported;
+  return by_row_length(a.cols, true, [&](auto width, auto held, auto threads) {
+    constexpr int kThreads = decltype(threads)::value;
+    if constexpr (decltype(width)::value == 1) return Status::unsupported;
+    else return launch_overlapped(quantize_held_rows<decltype(width)::value, decltype(held)::value, kThreads, X, Y>, dim3(static_cast<unsigned>(a.rows)), kThreads, 0, ctx.stream(),
+                             rows_of<const X>(x), rows_of<Y>(data), target, a.cols);
+  });
+}
+
 template <class X, class Y> static Status run(const OpCall& call, CudaContext& ctx, const QuantizeArgs& a) {
   const auto x = rows_of<const X>(call.t[0]);
   const auto data = rows_of<Y>(call.t[1]);
   const int64_t count = a.b.down * a.b.across;
   const unsigned most = static_cast<unsigned>(ctx.device().sms) * 16;
+  if (call.i(0) != 4 && (call.i(0) != 1 || a.given != nullptr)) {
+    if (const Status s = run_rows<X, Y>(call, ctx, a); s != Status::unsupported) return s;
+  }
   switch (call.i(0)) {
     case 1: {
       uint32_t* const counters = ctx.counters(2);

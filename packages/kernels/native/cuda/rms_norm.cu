@@ -1,20 +1,41 @@
 // rmsNorm: s = round(x + residual); out[n,d] = s[n,d] * rsqrt(mean_d(s[n,:]^2) + eps) * (zeroCentered + w[d])
 // Shapes   x, residual, out, residualOut [N,D]; w [D]; 1 <= D <= 16384
 // Dtypes   x, residual, residualOut f32|bf16, one type; out f32|bf16; w f32|bf16; accumulate f32; round once at the store, or
-//          to out's dtype before the weight too where castBeforeWeight asks for Llama's order
-// Tensors  t0 x, t1 weight, t2 residual?, t3 out, t4 residualOut?
-// Attrs    a0 eps, a1 zeroCenteredGamma, a2 castBeforeWeight
+//          to out's dtype before the weight too where castBeforeWeight asks for Llama's order. Or out e4m3 with scales: the result rounded to
+//          x's type, then quantized as quantize does
+// Tensors  t0 x, t1 weight, t2 residual?, t3 out, t4 residualOut?, t5 scaleInv? f32, t6 scale? f32
+// Attrs    a0 eps, a1 zeroCenteredGamma, a2 castBeforeWeight, a3 granularity (0 none 1 tensor 2 row 3 1x128), a4 powerOf2, a5 epsilon
 // Traffic  x, residual once, out, residualOut once.  Floor N=64, D=3072 bf16 with residual: 1.6 MB, launch-bound
-// Launch   grid N, block 256 (512 for rows that are not whole vectors); 0 spills.   Order: fixed reduction tree, bitwise repeatable, independent of N
+// Launch   grid N, block 256 (512 for rows that are not whole vectors); 0 spills; starts before the previous kernel has ended
+// Order    fixed reduction tree, bitwise repeatable, independent of N
+#include "launch.cuh"
 #include "norm.cuh"
+#include "quantize_row.cuh"
 
 namespace octet::cuda {
 
+struct NormArgs {
+  int64_t cols;
+  float eps, gamma0;
+  bool cast_first;
+  RowTarget target;
+};
+
+// Y e4m3: quantized by `target`; T its rounding before that.
 template <int kN, int kHeld, int kThreads, class T, class W, class Y>
-__global__ void __launch_bounds__(kThreads)
-    rms_norm(Rows<const T> x, const W* weight, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, int64_t cols, float eps, float gamma0, bool cast_first) {
+__global__ void __launch_bounds__(kThreads) rms_norm(Rows<const T> x, const W* weight, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, NormArgs a) {
+  using Stored = std::conditional_t<sizeof(Y) == 1, T, Y>;
+  constexpr bool kEarly = kN * kHeld <= 16;  // longer rows have no registers to spare
   __shared__ float slots[kThreads / 32];
-  const int64_t n = blockIdx.x;
+  const int64_t n = blockIdx.x, cols = a.cols;
+  // The weight is nobody's output: it is on its way while the previous kernel still runs.
+  float w[kHeld][kN];
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int64_t c = (static_cast<int64_t>(i) * kThreads + threadIdx.x) * kN;
+    if (kEarly && c < cols) load<W, kN>(w[i], weight + c);
+  }
+  overlap_wait();
   float v[kHeld][kN];
   load_row<kN, kHeld, T>(v, x[n], residual.data ? residual[n] : nullptr, residual_out.data ? residual_out[n] : nullptr, cols);
   float sum = 0.f;
@@ -23,20 +44,21 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int k = 0; k < kN; ++k) sum = fmaf(v[i][k], v[i][k], sum);
   }
-  const float scale = rsqrtf(block_sum(sum, slots) / static_cast<float>(cols) + eps);
+  const float scale = rsqrtf(block_sum(sum, slots) / static_cast<float>(cols) + a.eps);
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
     const int64_t c = (static_cast<int64_t>(i) * kThreads + threadIdx.x) * kN;
     if (c >= cols) continue;
-    float w[kN];
-    load<W, kN>(w, weight + c);
+    if (!kEarly) load<W, kN>(w[i], weight + c);
 #pragma unroll
     for (int k = 0; k < kN; ++k) {
       const float normed = v[i][k] * scale;
-      v[i][k] = (cast_first ? to_float(from_float<Y>(normed)) : normed) * (gamma0 + w[k]);
+      v[i][k] = (a.cast_first ? to_float(from_float<Stored>(normed)) : normed) * (a.gamma0 + w[i][k]);
+      if constexpr (sizeof(Y) == 1) v[i][k] = to_float(from_float<T>(v[i][k]));
     }
-    store<Y, kN>(out[n] + c, v[i]);
+    if constexpr (sizeof(Y) > 1) store<Y, kN>(out[n] + c, v[i]);
   }
+  if constexpr (sizeof(Y) == 1) quantize_held<kN, kHeld, Y>(v, out[n], a.target, n, cols, 0, cols);
 }
 
 static Status launch(const OpCall& call, CudaContext& ctx) {
@@ -44,22 +66,25 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   const int64_t rows = x.rows(), cols = x.cols();
   if (rows * cols == 0) return Status::ok;
   if ((residual && residual.dtype != x.dtype) || (residual_out && residual_out.dtype != x.dtype)) return Status::unsupported;
+  const NormArgs a{cols, call.f(0), call.b(1) ? 1.f : 0.f, call.b(2), row_target(call, call.t[5], call.t[6], 3)};
+  const bool quantized = out.dtype == DType::e4m3;
+  if (quantized != (a.target.granularity != 0) || (quantized && !row_target_fits(a.target))) return Status::unsupported;
   return dispatch_compute(x.dtype, [&](auto xt) {
     return dispatch_compute(weight.dtype, [&](auto wt) {
-    return dispatch_compute(out.dtype, [&](auto yt) {
-      using Y = typename decltype(yt)::type;
-      using T = typename decltype(xt)::type;
-      using W = typename decltype(wt)::type;
-      // 8 elements a vector: 16 bytes of bf16, two 16-byte halves of f32.
-      const bool wide = cols % 8 == 0 && wide_rows<T>(x) && wide_rows<Y>(out) && (!residual || wide_rows<T>(residual)) &&
-                        (!residual_out || wide_rows<T>(residual_out)) && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
-      return by_row_length(cols, wide, [&](auto width, auto held, auto threads) {
-        rms_norm<decltype(width)::value, decltype(held)::value, decltype(threads)::value, T, W, Y><<<static_cast<unsigned>(rows), decltype(threads)::value, 0, ctx.stream()>>>(
-            rows_of<const T>(x), weight.as<const W>(), rows_of<const T>(residual), rows_of<Y>(out), rows_of<T>(residual_out), cols, call.f(0),
-            call.b(1) ? 1.f : 0.f, call.b(2));
-        return launched();
-      });
-    });
+      const auto run = [&](auto yt) {
+        using Y = typename decltype(yt)::type;
+        using T = typename decltype(xt)::type;
+        using W = typename decltype(wt)::type;
+        // 8 elements a vector: 16 bytes of bf16, two 16-byte halves of f32.
+        const bool wide = wide_rows<T>(x) && eight_rows<Y>(out) && (!residual || wide_rows<T>(residual)) && cols % 8 == 0 &&
+                          (!residual_out || wide_rows<T>(residual_out)) && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+        return by_row_length(cols, wide, [&](auto width, auto held, auto threads) {
+          constexpr int kThreads = decltype(threads)::value;
+          return launch_overlapped(rms_norm<decltype(width)::value, decltype(held)::value, kThreads, T, W, Y>, dim3(static_cast<unsigned>(rows)), kThreads, 0, ctx.stream(),
+                                   rows_of<const T>(x), weight.as<const W>(), rows_of<const T>(residual), rows_of<Y>(out), rows_of<T>(residual_out), a);
+        });
+      };
+      return quantized ? run(Tag<e4m3>{}) : dispatch_compute(out.dtype, run);
     });
   });
 }

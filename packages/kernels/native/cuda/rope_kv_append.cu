@@ -5,7 +5,8 @@
 //          t12 kScaleInv? f32[Hkv], t13 vScaleInv? f32[Hkv]; D even, <= 256
 // Attrs    a0 heads, a1 kvHeads, a2 headDim, a3 interleaved, a4 eps, a5 zeroCenteredGamma, a6 castBeforeWeight
 // Traffic  qkv once; qOut and the cache rows once.  Floor T=64, Gemma-7B: 3 MB, launch-bound
-// Launch   a warp per head, 8 per block
+// Launch   a warp per head, 8 per block; starts before the previous kernel has ended
+#include "launch.cuh"
 #include "rope_rows.cuh"
 
 namespace octet::cuda {
@@ -19,6 +20,7 @@ struct Angles {
 template <class X, class Y, class C>
 __global__ void __launch_bounds__(kHeadWarps * 32)
     rope_kv_append(Rows<const X> qkv, Angles angles, Rows<Y> q_out, PagedCache kc, PagedCache vc, PageTable table, const int32_t* row_of, const int32_t* cache_positions, int64_t tokens, int heads, int kv_heads, HeadShape s, HeadNorm q_norm, HeadNorm k_norm, int32_t* fault) {
+  overlap_wait();
   const int all = heads + 2 * kv_heads;
   const uint32_t i = blockIdx.x * kHeadWarps + (threadIdx.x >> 5);  // 32 bits: a 64-bit division is a call that spills
   if (i >= tokens * all) return;
@@ -52,10 +54,9 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
         using X = typename decltype(xt)::type;
         using Y = typename decltype(yt)::type;
         using C = typename decltype(ct)::type;
-        rope_kv_append<X, Y, C><<<blocks_for(qkv.rows() * all, kHeadWarps, INT32_MAX), kHeadWarps * 32, 0, ctx.stream()>>>(
-            rows_of<const X>(qkv), angles, rows_of<Y>(q_out), cache_of(kc, call.t[12]), cache_of(call.t[6], call.t[13]), table_of(call.t[7]), call.t[8].as<const int32_t>(),
+        return launch_overlapped(
+            rope_kv_append<X, Y, C>, dim3(blocks_for(qkv.rows() * all, kHeadWarps, INT32_MAX)), kHeadWarps * 32, 0, ctx.stream(), rows_of<const X>(qkv), angles, rows_of<Y>(q_out), cache_of(kc, call.t[12]), cache_of(call.t[6], call.t[13]), table_of(call.t[7]), call.t[8].as<const int32_t>(),
             call.t[9].as<const int32_t>(), qkv.rows(), heads, kv_heads, HeadShape{d, d / 2, call.b(3)}, qn, kn, ctx.fault_word());
-        return launched();
       });
     });
   });

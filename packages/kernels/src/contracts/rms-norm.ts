@@ -2,6 +2,7 @@ import { itemSize } from '@octet-llm/core'
 import { rmsNorm as op } from '../ops/rms-norm.js'
 import { PLACEMENTS, type ContractCase, type InvarianceCase, type OpContract, type PerfCase } from './contract.js'
 import { ACTIVATIONS, VALUES, WIDTHS, product, rms, sampled } from './host.js'
+import { ROW_GRANULARITIES, quantizedCase } from './quantized-cases.js'
 import { RESIDUALS, arrange, byRows, optional, rmsRow } from './norm-cases.js'
 import { rowInvariance } from './row-invariance.js'
 
@@ -51,6 +52,31 @@ function* busy(): Generator<ContractCase> {
   }
 }
 
+/** The result in FP8: rounded to x's dtype, then quantized. */
+function* quantized(): Generator<ContractCase> {
+  let index = 0
+  const axes = { x: ACTIVATIONS, D: [1, 7, 16, 128, 129, 300, 1000, 3072, 4096], placement: PLACEMENTS, residual: RESIDUALS, form: ['plain', 'gemma', 'llama'] as const, granularity: ROW_GRANULARITIES, powerOf2: [false, true] }
+  for (const { name, at } of product(axes)) {
+    yield {
+      name: `quantized ${name}`,
+      quick: sampled(index++, at.D > 1000 ? 60 : 30),
+      make(random) {
+        const rows = 3
+        const { weight, sums, inputs, outputs, sumOutput } = arrange(random, { ...at, weight: 'f32', out: at.x, values: 'normal' }, rows)
+        const { out: _, ...others } = outputs
+        const fp8 = quantizedCase(random, at, rows, at.D)
+        const [zeroCenteredGamma, castBeforeWeight] = [at.form === 'gemma', at.form === 'llama']
+        return {
+          inputs: { ...inputs, ...fp8.inputs },
+          outputs: { ...others, ...fp8.outputs },
+          call: (t) => void op({ x: t.x!, weight: t.weight!, eps: 1e-6, zeroCenteredGamma, castBeforeWeight, ...(t.residual && { residual: t.residual }), ...(t.residualOut && { residualOut: t.residualOut }), quantized: fp8.target(t) }),
+          expected: () => ({ ...fp8.expected(byRows(sums, at.D, (s) => rmsRow(s, weight.values, 1e-6, zeroCenteredGamma, castBeforeWeight ? at.x : null))), ...sumOutput() }),
+        }
+      },
+    }
+  }
+}
+
 function* perf(): Generator<PerfCase> {
   for (const [N, D] of [[1, 2048], [1, 3072], [512, 2048]] as const) {
     yield {
@@ -68,13 +94,14 @@ function* perf(): Generator<PerfCase> {
 
 export const rmsNorm: OpContract = {
   op: 'rmsNorm',
-  signature: 'x [N, D], weight [D], residual?, out, residualOut? f32|bf16; eps, zeroCenteredGamma, castBeforeWeight',
+  signature: 'x [N, D], weight [D], residual?, out, residualOut? f32|bf16, or out e4m3 with scaleInv and scale? f32; eps, zeroCenteredGamma, castBeforeWeight',
   tolerance: 'log2(D) / 2 + 10 units of 2^-24 relative, and the rounding to out',
   bytes: ({ N = 1, D = 1 }) => (2 * N * D + D) * itemSize('f32'),
   flops: ({ N = 1, D = 1 }) => 4 * N * D,
   *cases() {
     yield* cases()
     yield* busy()
+    yield* quantized()
   },
   perf,
   *invariance(): Generator<InvarianceCase> {

@@ -23,9 +23,23 @@ export interface QuantizedTensor {
   readonly granularity: ScaleGranularity
 }
 
+/**
+ * Where an op leaves its result in FP8: the codes and scales that {@link quantize} makes of the result in its own dtype. Scales are
+ * by `row` or `block1x128`, or given by `scale`, which `tensor` needs.
+ */
+export interface QuantizedOutput extends QuantizedTensor {
+  /** A given scale (data = value * scale) instead of one from the values' own amax. Shape as scaleInv; f32. */
+  readonly scale?: Tensor | undefined
+  /** See quantize. Default false. */
+  readonly powerOf2?: boolean | undefined
+  /** See quantize. Default 0. */
+  readonly epsilon?: number | undefined
+}
+
 /** Dtypes of activations, and of the parameters that are not weights of a linear. */
 export const ACTIVATIONS = ['f32', 'bf16'] as const
 export const FP8 = ['e4m3', 'e5m2'] as const
+export const E4M3 = ['e4m3'] as const
 /** Everything that a kernel widens to float32 as it loads. */
 export const FLOATS = ['f32', 'bf16', 'f16', 'e4m3', 'e5m2'] as const
 export const F32 = ['f32'] as const
@@ -130,6 +144,21 @@ export class Call {
       throw new OctetError('SHAPE_MISMATCH', { op: this.op, argument, expected: `${formatShape(expected)} for granularity ${granularity}`, received: formatShape(scales.shape) })
     }
     return scales
+  }
+
+  /**
+   * Checks a result that goes out in FP8, [rows, cols] by `pattern`. Not by blocks of several rows, nor by a tensor's own amax: an op
+   * that makes rows sees one at a time.
+   */
+  quantizedOutput(target: QuantizedOutput, pattern: string, rows: number, cols: number): { tensors: [data: Tensor, scaleInv: Tensor, scale: Tensor | null]; attributes: [number, boolean, number] } {
+    const { granularity, scale } = target
+    const code = this.granularity('quantized.granularity', granularity)
+    if (granularity === 'block128x128') this.fail('quantized.granularity', 'tensor, row or block1x128', granularity)
+    if (granularity === 'tensor' && scale === undefined) this.fail('quantized.scale', 'a given scale for granularity tensor', 'none')
+    const data = this.input('quantized.data', target.data, pattern, E4M3)
+    const scaleInv = this.scales('quantized.scaleInv', target.scaleInv, granularity, rows, cols)
+    const given = scale === undefined ? null : this.scales('quantized.scale', scale, granularity, rows, cols)
+    return { tensors: [data, scaleInv, given], attributes: [code, target.powerOf2 ?? false, this.real('quantized.epsilon', target.epsilon ?? 0, 0)] }
   }
 
   /** @throws OctetError `INVALID_ARGUMENT` unless `value` is a whole number within [min, max]. */

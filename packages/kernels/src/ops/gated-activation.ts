@@ -1,5 +1,5 @@
 import type { Tensor } from '../tensor.js'
-import { ACTIVATIONS, Call, prefer, withLast, type OpOptions } from './call.js'
+import { ACTIVATIONS, Call, prefer, withLast, type OpOptions, type QuantizedOutput } from './call.js'
 
 /** Native codes: those of the activation on the gate. */
 const KIND_CODES = { geglu: 0, swiglu: 1, reglu: 2, qgeglu: 3, sreglu: 4, glu: 5, gegluErf: 6 } as const
@@ -13,11 +13,14 @@ export interface GatedActivationOptions extends OpOptions {
   readonly kind: GatedActivationKind
   /** [..., I], f32 or bf16. Default: a new tensor of x's dtype. */
   readonly out?: Tensor
+  /** Receives the result instead of `out`: rounded to x's dtype, then quantized to e4m3. [..., I]. */
+  readonly quantized?: QuantizedOutput
 }
 
 /**
  * out = act(gate) * up in float32, rounded once (Shazeer, "GLU Variants Improve Transformer", 2020).
  *
+ * @returns out, or quantized.data
  * @throws OctetError `SHAPE_MISMATCH`, `DTYPE_MISMATCH`, `INVALID_ARGUMENT`, `DISPOSED`, `NOT_SUPPORTED`, `OUT_OF_MEMORY`.
  */
 export function gatedActivation(options: GatedActivationOptions): Tensor {
@@ -27,7 +30,14 @@ export function gatedActivation(options: GatedActivationOptions): Tensor {
   const width = call.length('2I')
   if (width % 2 !== 0) call.fail('x', 'an even last axis: gate and up', String(width))
   call.axis('I', width / 2)
+  if (options.quantized !== undefined) {
+    if (options.out !== undefined) call.fail('out', 'no out beside quantized', 'both')
+    const target = call.quantizedOutput(options.quantized, '*N I', call.length('N'), width / 2)
+    const [data, scaleInv, scale] = target.tensors
+    call.run([x, data, scaleInv, scale], [kind, ...target.attributes])
+    return data
+  }
   const out = call.output('out', options.out, '*N I', withLast(x.shape, width / 2), prefer(x.dtype, ACTIVATIONS))
-  call.run([x, out], [kind])
+  call.run([x, out, null, null], [kind, 0, false, 0])
   return out
 }

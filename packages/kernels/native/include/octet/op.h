@@ -10,7 +10,7 @@
 namespace octet {
 
 // Raised, with ABI_REVISION of src/op-table.ts, whenever an argument that crosses from JavaScript changes its meaning.
-constexpr int kAbiRevision = 3;
+constexpr int kAbiRevision = 4;
 
 // Order is part of the ABI shared with src/dtype-codes.ts.
 enum class DType : int32_t { f32 = 0, bf16 = 1, f16 = 2, e4m3 = 3, e5m2 = 4, i32 = 5, u8 = 6, f64 = 7, i64 = 8, bool8 = 9 };
