@@ -79,7 +79,7 @@ export interface DecoderLayer extends Module {
 
 /**
  * x + attention(norm(x)), then + mlp(norm(·)), every residual added before the one rounding of the projection it follows.
- * A decode step enqueues nine ops (twelve with post norms): norm, qkv, rope + append, attention,
+ * A decode step enqueues nine ops (twelve with post norms, one more in FP8): norm, qkv, rope + append, attention,
  * proj, norm, fc1, activation, fc2.
  */
 export class TransformerLayer implements DecoderLayer {

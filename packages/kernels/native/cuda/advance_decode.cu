@@ -45,7 +45,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   if (rows == 0) return Status::ok;
   const DecodeRows r{call.t[0].as<const int32_t>(), call.t[1].as<const int32_t>(), call.t[3].as<int32_t>(), call.t[4].as<int32_t>(),
                      call.t[5].as<int32_t>(), call.t[6].as<int32_t>(), call.t[7].as<int32_t>(), call.t[8].as<int32_t>()};
-  return launch_overlapped(advance_decode, dim3(blocks_for(rows, 128, INT32_MAX)), 128, 0, ctx.stream(), r, rows_of<const int32_t>(eos), eos.cols(), rows, static_cast<int32_t>(call.i(0)), static_cast<int32_t>(call.i(1)));
+  return launch_overlapped(ctx, advance_decode, dim3(blocks_for(rows, 128, INT32_MAX)), 128, 0, r, rows_of<const int32_t>(eos), eos.cols(), rows, static_cast<int32_t>(call.i(0)), static_cast<int32_t>(call.i(1)));
 }
 
 static const Variant kRows[] = {{"portable", 80, always, launch}};

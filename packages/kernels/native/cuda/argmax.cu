@@ -58,7 +58,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   return dispatch_compute(x.dtype, [&](auto t) {
     using X = typename decltype(t)::type;
     const auto kernel = wide_rows<X>(x) ? argmax<kWide<X>, X> : argmax<1, X>;
-    return launch_overlapped(kernel, dim3(static_cast<unsigned>(pieces), static_cast<unsigned>(rows)), 256, 0, ctx.stream(), rows_of<const X>(x), out.as<int32_t>(), v, best, arrivals);
+    return launch_overlapped(ctx, kernel, dim3(static_cast<unsigned>(pieces), static_cast<unsigned>(rows)), 256, 0, rows_of<const X>(x), out.as<int32_t>(), v, best, arrivals);
   });
 }
 

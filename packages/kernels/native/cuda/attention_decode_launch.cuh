@@ -51,7 +51,7 @@ template <class T, int D, int kMost> Status launch_decode_with(const AttentionAr
   d.partial = workspace + pieces * 2;
   d.arrivals = ctx.counters(static_cast<size_t>(d.rows) * d.kv_heads);
   if (workspace == nullptr || d.arrivals == nullptr) return Status::out_of_memory;
-  return launch_overlapped(kernel, dim3(static_cast<unsigned>(ctx.device().sms)), S::kWarps * 32, S::kSmem, ctx.stream(), kmap, vmap, d);
+  return launch_overlapped(ctx, kernel, dim3(static_cast<unsigned>(ctx.device().sms)), S::kWarps * 32, S::kSmem, kmap, vmap, d);
 }
 
 template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaContext& ctx) {

@@ -34,6 +34,9 @@ class CudaContext {
   // Device counters, zero at every kernel's start: a kernel that counts up resets what it touched before it ends.
   virtual uint32_t* counters(size_t count) = 0;
   virtual CublasLt* cublaslt() = 0;  // nullptr: not found
+  // Whether the call's kernel may start before its predecessor has ended: not where one of those may be writing its weight (t1),
+  // which linear and rmsNorm read before they wait.
+  virtual bool overlaps() const = 0;
   // Set by kernels that saw a bad index; read at the next synchronisation. One 32-bit word in device memory.
   virtual int32_t* fault_word() = 0;
 };

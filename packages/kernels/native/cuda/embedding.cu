@@ -37,7 +37,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
       const bool wide = wide_rows<X>(table) && wide_rows<Y>(out);
       const unsigned blocks = blocks_for(tokens * cols, 256 * (wide ? kN : 1), ctx.device().sms * 16);
       const auto kernel = wide ? embed<kN, X, Y> : embed<1, X, Y>;
-      return launch_overlapped(kernel, dim3(blocks), 256, 0, ctx.stream(), ids.as<const int32_t>(), rows_of<const X>(table), rows_of<Y>(out), tokens, cols, table.rows(), call.f(0), ctx.fault_word());
+      return launch_overlapped(ctx, kernel, dim3(blocks), 256, 0, ids.as<const int32_t>(), rows_of<const X>(table), rows_of<Y>(out), tokens, cols, table.rows(), call.f(0), ctx.fault_word());
     });
   });
 }

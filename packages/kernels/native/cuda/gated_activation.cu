@@ -74,7 +74,7 @@ template <class T, class F> static Status launch_quantized(const OpCall& call, C
   if (out.dtype != DType::e4m3 || !row_target_fits(target)) return Status::unsupported;
   const auto run = [&](auto threads, auto held) {
     constexpr int kThreads = decltype(threads)::value;
-    return launch_overlapped(gated_quantized<kThreads, decltype(held)::value, T, F>, dim3(static_cast<unsigned>(rows)), kThreads, 0, ctx.stream(),
+    return launch_overlapped(ctx, gated_quantized<kThreads, decltype(held)::value, T, F>, dim3(static_cast<unsigned>(rows)), kThreads, 0, 
                              rows_of<const T>(x), rows_of<e4m3>(out), width, target, act);
   };
   using std::integral_constant;
@@ -83,7 +83,7 @@ template <class T, class F> static Status launch_quantized(const OpCall& call, C
     if (width <= 512 * 8 * 4) return run(integral_constant<int, 512>{}, integral_constant<int, 4>{});
     if (width <= 1024 * 8 * 4) return run(integral_constant<int, 1024>{}, integral_constant<int, 4>{});
   }
-  return launch_overlapped(gated_quantized_twice<T, F>, dim3(static_cast<unsigned>(rows)), 512, 0, ctx.stream(), rows_of<const T>(x), rows_of<e4m3>(out), width, target, act);
+  return launch_overlapped(ctx, gated_quantized_twice<T, F>, dim3(static_cast<unsigned>(rows)), 512, 0, rows_of<const T>(x), rows_of<e4m3>(out), width, target, act);
 }
 
 static Status launch(const OpCall& call, CudaContext& ctx) {
@@ -100,7 +100,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
         const bool wide = width % kN == 0 && width % kWide<X> == 0 && wide_rows<X>(x) && wide_rows<Y>(out);
         const unsigned blocks = blocks_for(rows * width, 256 * (wide ? kN : 1), ctx.device().sms * 16);
         const auto kernel = wide ? gated<kN, X, Y, decltype(act)> : gated<1, X, Y, decltype(act)>;
-        return launch_overlapped(kernel, dim3(blocks), 256, 0, ctx.stream(), rows_of<const X>(x), rows_of<Y>(out), rows, width, act);
+        return launch_overlapped(ctx, kernel, dim3(blocks), 256, 0, rows_of<const X>(x), rows_of<Y>(out), rows, width, act);
       });
     });
   });

@@ -69,7 +69,7 @@ Status launch_gated_cluster(const OpCall& call, CudaContext& ctx) {
       using T = typename decltype(xt)::type;
       using F = decltype(act);
       const auto kernel = span <= 2 * 8 * kClusterThreads ? gated_cluster<2, T, F> : gated_cluster<4, T, F>;
-      return launch_overlapped(kernel, dim3(static_cast<unsigned>(out.rows() * kCluster)), kClusterThreads, 0, ctx.stream(), rows_of<const T>(x), rows_of<e4m3>(out), width, target, act);
+      return launch_overlapped(ctx, kernel, dim3(static_cast<unsigned>(out.rows() * kCluster)), kClusterThreads, 0, rows_of<const T>(x), rows_of<e4m3>(out), width, target, act);
     });
   });
 }

@@ -7,7 +7,8 @@
 namespace octet::cuda {
 
 // For the device side: lets the next kernel start, then waits until everything earlier has ended and is visible. A kernel
-// launched by launch_overlapped executes it in every thread before it touches what an earlier kernel reads or writes.
+// launched by launch_overlapped executes it in every thread before it touches what an earlier kernel reads or writes; only its
+// weight it may read before, since CudaContext::overlaps rules out that an earlier kernel still writes that.
 __device__ __forceinline__ void overlap_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
@@ -15,7 +16,7 @@ __device__ __forceinline__ void overlap_wait() {
 }
 
 template <class... P, class... A>
-inline Status launch_overlapped(void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, cudaStream_t stream, A&&... args) {
+inline Status launch_on(cudaStream_t stream, bool overlaps, void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, A&&... args) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
@@ -25,8 +26,11 @@ inline Status launch_overlapped(void (*kernel)(P...), dim3 grid, unsigned thread
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.numAttrs = overlaps ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, static_cast<A&&>(args)...) == cudaSuccess ? Status::ok : Status::internal;
+}
+template <class... P, class... A> inline Status launch_overlapped(const CudaContext& ctx, void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, A&&... args) {
+  return launch_on(ctx.stream(), ctx.overlaps(), kernel, grid, threads, smem, static_cast<A&&>(args)...);
 }
 
 }  // namespace octet::cuda

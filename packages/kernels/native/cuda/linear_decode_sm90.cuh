@@ -54,7 +54,7 @@ template <class T, int kTokens, bool kBlocked> Status launch_decode(const Linear
   g.partial = static_cast<float*>(ctx.workspace(static_cast<size_t>(blocks) * 2 * 2 * (kTokens / 2) * 128 * sizeof(float)));
   g.arrivals = ctx.counters(static_cast<size_t>(g.tiles) * 2);
   if (g.partial == nullptr || g.arrivals == nullptr) return Status::out_of_memory;
-  return launch_overlapped(kernel, dim3(blocks), S::kThreads, S::kSmem, ctx.stream(), wmap, xmap, g);
+  return launch_overlapped(ctx, kernel, dim3(blocks), S::kThreads, S::kSmem, wmap, xmap, g);
 }
 
 // One instance per token bucket; which one depends on M alone, and results do not depend on which.

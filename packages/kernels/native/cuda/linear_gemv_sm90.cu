@@ -19,7 +19,7 @@ template <class T, int kGroups, int kAhead, int kBlocks, bool kBlocked> static S
   set_scales(g, a);
   const int64_t tiles = (a.n + 8 * kGroups - 1) / (8 * kGroups), most = static_cast<int64_t>(ctx.device().sms) * kBlocks;
   const unsigned blocks = static_cast<unsigned>(tiles < most ? tiles : most);
-  return launch_overlapped(gemv<T, kGroups, kAhead, kBlocks, kBlocked>, dim3(blocks), kGemvWarps * 32, 0, ctx.stream(), g);
+  return launch_overlapped(ctx, gemv<T, kGroups, kAhead, kBlocks, kBlocked>, dim3(blocks), kGemvWarps * 32, 0, g);
 }
 
 // How even the last round of `slots` blocks is: the share of the time in which all of them have a tile.

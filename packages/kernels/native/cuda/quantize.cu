@@ -95,7 +95,7 @@ template <class X, class Y> static Status run_rows(const OpCall& call, CudaConte
   return by_row_length(a.cols, true, [&](auto width, auto held, auto threads) {
     constexpr int kThreads = decltype(threads)::value;
     if constexpr (decltype(width)::value == 1) return Status::unsupported;
-    else return launch_overlapped(quantize_held_rows<decltype(width)::value, decltype(held)::value, kThreads, X, Y>, dim3(static_cast<unsigned>(a.rows)), kThreads, 0, ctx.stream(),
+    else return launch_overlapped(ctx, quantize_held_rows<decltype(width)::value, decltype(held)::value, kThreads, X, Y>, dim3(static_cast<unsigned>(a.rows)), kThreads, 0, 
                              rows_of<const X>(x), rows_of<Y>(data), target, a.cols);
   });
 }

@@ -80,7 +80,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
                           (!residual_out || wide_rows<T>(residual_out)) && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
         return by_row_length(cols, wide, [&](auto width, auto held, auto threads) {
           constexpr int kThreads = decltype(threads)::value;
-          return launch_overlapped(rms_norm<decltype(width)::value, decltype(held)::value, kThreads, T, W, Y>, dim3(static_cast<unsigned>(rows)), kThreads, 0, ctx.stream(),
+          return launch_overlapped(ctx, rms_norm<decltype(width)::value, decltype(held)::value, kThreads, T, W, Y>, dim3(static_cast<unsigned>(rows)), kThreads, 0, 
                                    rows_of<const T>(x), weight.as<const W>(), rows_of<const T>(residual), rows_of<Y>(out), rows_of<T>(residual_out), a);
         });
       };

@@ -54,8 +54,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
         using X = typename decltype(xt)::type;
         using Y = typename decltype(yt)::type;
         using C = typename decltype(ct)::type;
-        return launch_overlapped(
-            rope_kv_append<X, Y, C>, dim3(blocks_for(qkv.rows() * all, kHeadWarps, INT32_MAX)), kHeadWarps * 32, 0, ctx.stream(), rows_of<const X>(qkv), angles, rows_of<Y>(q_out), cache_of(kc, call.t[12]), cache_of(call.t[6], call.t[13]), table_of(call.t[7]), call.t[8].as<const int32_t>(),
+        return launch_overlapped(ctx, rope_kv_append<X, Y, C>, dim3(blocks_for(qkv.rows() * all, kHeadWarps, INT32_MAX)), kHeadWarps * 32, 0, rows_of<const X>(qkv), angles, rows_of<Y>(q_out), cache_of(kc, call.t[12]), cache_of(call.t[6], call.t[13]), table_of(call.t[7]), call.t[8].as<const int32_t>(),
             call.t[9].as<const int32_t>(), qkv.rows(), heads, kv_heads, HeadShape{d, d / 2, call.b(3)}, qn, kn, ctx.fault_word());
       });
     });

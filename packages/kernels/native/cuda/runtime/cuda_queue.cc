@@ -11,22 +11,23 @@
 namespace octet::cuda {
 
 namespace {
-constexpr int kReadFileOp = [] {
-  int at = 0, found = -1;
+constexpr int number_of(const char* wanted) {
+  int at = 0;
   constexpr const char* names[] = {
 #define X(name) #name,
 #include "octet/ops.def"
 #undef X
   };
   for (const char* name : names) {
-    const char* want = "readFile";
-    const char* c = name;
-    while (*c != 0 && *c == *want) ++c, ++want;
-    if (*c == 0 && *want == 0) found = at;
+    const char *a = name, *b = wanted;
+    while (*a != 0 && *a == *b) ++a, ++b;
+    if (*a == *b) return at;
     ++at;
   }
-  return found;
-}();
+  return -1;
+}
+constexpr int kReadFileOp = number_of("readFile"), kLinearOp = number_of("linear"), kRmsNormOp = number_of("rmsNorm"), kEmbeddingOp = number_of("embedding");
+static_assert(kReadFileOp >= 0 && kLinearOp >= 0 && kRmsNormOp >= 0 && kEmbeddingOp >= 0);
 constexpr size_t kPinned = 16 << 10;  // of a spare block: reads up to this size do not hold up the worker
 constexpr int kReapSpinMicros = 200;
 

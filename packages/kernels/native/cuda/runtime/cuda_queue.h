@@ -11,6 +11,7 @@
 
 #include "../../runtime/command_queue.h"
 #include "cuda_device.h"
+#include "recent_operands.h"
 #include "file_stage.h"
 
 namespace octet::cuda {
@@ -30,6 +31,7 @@ class CudaQueue final : public CommandQueue, CudaContext {
   uint32_t* counters(size_t count) override;
   CublasLt* cublaslt() override { return device_.cublaslt(); }
   int32_t* fault_word() override { return faults_ + call_.op; }
+  bool overlaps() const override { return overlaps_; }
 
   // A point of the stream that somebody waits for, or bytes on their way to the host.
   struct Point {
@@ -71,6 +73,8 @@ class CudaQueue final : public CommandQueue, CudaContext {
   std::vector<uint8_t*> spare_pinned_;
   cudaStream_t stream_ = nullptr;
   OpCall call_;
+  RecentOperands recent_;
+  bool overlaps_ = true;                   // of the call being launched
   Failure failure_;
   std::atomic<bool> lost_{false};
   int32_t* faults_ = nullptr;              // one word per op, on the device
