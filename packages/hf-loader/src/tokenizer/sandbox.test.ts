@@ -1,5 +1,5 @@
 /** The sandbox from outside: deadlines, heap, restarts, and who outlives whom. */
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { execFileSync, fork, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -132,6 +132,13 @@ describe('lifetime', () => {
     expect(execFileSync(process.execPath, [idle], { encoding: 'utf8', timeout: 20_000 })).toBe('3\n')
     const pending = script("loadTokenizer(dir).then((t) => t.encode('Once').then((ids) => console.log(ids.length)))", GEMMA)
     expect(execFileSync(process.execPath, [pending], { encoding: 'utf8', timeout: 20_000 })).toBe('3\n')
+  })
+
+  it('goes when its parent does while it starts', async () => {
+    const child = fork(fileURLToPath(new URL('../../dist/tokenizer/worker.js', import.meta.url)), ['64'], { execArgv: [], stdio: ['ignore', 'ignore', 'ignore', 'ipc'] })
+    // The pipe closes before a module of the process is loaded.
+    child.disconnect()
+    expect(await once(child, 'exit')).toEqual([null, 'SIGKILL'])
   })
 
   it.each([

@@ -23,7 +23,10 @@ function guard(heapLimitMb: number): void {
   })
   process.on('message', (message) => thread.postMessage(message))
   // SIGKILL: an orderly exit would wait for the thread.
-  process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
+  const end = (): void => void process.kill(process.pid, 'SIGKILL')
+  process.on('disconnect', end)
+  // Whoever started this process may have died while its modules were loaded: nobody would say so again.
+  if (!process.connected) end()
 }
 
 function serve(): void {
