@@ -4,8 +4,8 @@
     octet logits --model OUT --fp8 --dtype f32 --input-ids IDS.json --output LOGITS.safetensors
     python bench/read_quantized.py OUT IDS.json LOGITS.safetensors
 
-Both sides quantize activations, so a value next to the middle of two FP8 codes may fall to either side: from that token on
-they differ by what one code moves, and agree to float32 before. Fails unless the first token agrees to 1e-3 and the median
+Both sides quantize activations, so a value next to the middle of two FP8 codes may fall to either side, and what comes after
+it may differ by what one code moves. Fails unless the first token agrees to 1e-3 and the median
 token to 2e-2 of the largest logit. Scales of an FP8 cache are read and checked by their shapes; --no-kv leaves the cache of
 transformers unquantized, which `octet logits` has none of. Block scaling needs widths that are multiples of 128 there.
 """
