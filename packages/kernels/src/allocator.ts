@@ -182,6 +182,11 @@ export class Allocator {
     for (const block of pool.drain(() => true)) this.poolOf(heir).put(block)
   }
 
+  /** Bytes that could still be allocated: free within the limit, and cached. @param free bytes that the system has left */
+  room(free: number): number {
+    return Math.max(0, Math.min(this.#limit - this.#allocated, free + this.#reserved - this.#allocated))
+  }
+
   stats(): MemoryStats {
     return { allocatedBytes: this.#allocated, reservedBytes: this.#reserved, peakAllocatedBytes: this.#peak, allocations: this.#count }
   }

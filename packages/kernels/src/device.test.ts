@@ -193,3 +193,20 @@ describe('describeBackends', () => {
     expect(await code(measureReadBandwidth({ bytes: 2 ** 52 }))).toBe('OUT_OF_MEMORY')
   })
 })
+
+describe('room', () => {
+  it('is the limit less what tensors hold; what cannot fit is refused before it is allocated', async () => {
+    const device = await openDevice('cpu', { memoryLimit: 32 << 20 })
+    expect(device.availableBytes).toBe(32 << 20)
+    const held = Tensor.empty([8 << 20], { dtype: 'u8', device })
+    expect(device.availableBytes).toBe(24 << 20)
+    device.checkRoom(24 << 20, { op: 'load', purpose: 'weights' })
+    expect(() => device.checkRoom((24 << 20) + 1, { op: 'load', purpose: 'the weights of a model', hint: 'take a smaller one' })).toThrow(
+      expect.objectContaining({ code: 'OUT_OF_MEMORY', op: 'load', received: `${(24 << 20) + 1} bytes for the weights of a model`, expected: `at most ${24 << 20} bytes, which cpu has left`, hint: 'take a smaller one' }),
+    )
+    held.dispose()
+    // Cached, and free to be used again.
+    expect(device.availableBytes).toBe(32 << 20)
+    await device.dispose()
+  })
+})

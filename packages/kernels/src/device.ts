@@ -29,9 +29,11 @@ interface DeviceIdentity {
   readonly capability: DeviceCapability
   /** The kernel variant an op (by number) ran last, or ''. */
   readonly variant: (op: number) => string
+  /** Bytes of memory that nobody holds; Infinity where the limit alone counts. */
+  readonly freeBytes: () => number
 }
 
-const CPU: DeviceIdentity = { name: 'cpu', capability: { kind: 'cpu', computeCapability: null, cudaVersion: null, cublasLtVersion: null }, variant: () => '' }
+const CPU: DeviceIdentity = { name: 'cpu', capability: { kind: 'cpu', computeCapability: null, cudaVersion: null, cublasLtVersion: null }, variant: () => '', freeBytes: () => Infinity }
 
 /** Threads that serve file reads beside the compute queues. */
 const LOAD_THREADS = 4
@@ -59,6 +61,7 @@ export class Device {
   readonly #runtime: Runtime
   readonly #level: number
   readonly #variant: (op: number) => string
+  readonly #freeBytes: () => number
   readonly #levelOps: readonly boolean[]
   readonly #spinMicros: number
   readonly #queues = new Set<Queue>()
@@ -72,6 +75,7 @@ export class Device {
     this.name = identity.name
     this.capability = identity.capability
     this.#variant = identity.variant
+    this.#freeBytes = identity.freeBytes
     this.#runtime = shared
     this.#level = level
     this.isa = levels[level]!.name as Device['isa']
@@ -128,6 +132,23 @@ export class Device {
   emptyCache(): number {
     this.check('emptyCache')
     return this.allocator.emptyCache()
+  }
+
+  /** Bytes that tensors could still take: of a GPU what nobody holds, of a CPU what `memoryLimit` leaves. */
+  get availableBytes(): number {
+    return this.allocator.room(this.#freeBytes())
+  }
+
+  /**
+   * Refuses what cannot fit before any of it is allocated.
+   * @param bytes needed in all
+   * @param purpose what for, e.g. `the cache of 8 sequences`
+   * @throws OctetError `OUT_OF_MEMORY` with the bytes needed and those there are
+   */
+  checkRoom(bytes: number, { op, purpose, hint }: { readonly op: string; readonly purpose: string; readonly hint?: string }): void {
+    const room = this.availableBytes
+    if (bytes <= room) return
+    throw new OctetError('OUT_OF_MEMORY', { op, expected: `at most ${room} bytes, which ${this.name} has left`, received: `${bytes} bytes for ${purpose}`, ...(hint === undefined ? {} : { hint }) })
   }
 
   /** The kernel variant that each op runs on this device; `none` marks an op it lacks. */
@@ -216,7 +237,12 @@ export async function openDevice(name: 'auto' | 'cpu' | 'cuda' | `cuda:${number}
   if (gpu !== null) {
     const shared = cudaRuntime()
     const { levels } = shared.native.describe()
-    const identity = { name: `cuda:${gpu}`, capability: cudaCapability(gpu), variant: (op: number) => shared.native.lastVariant(gpu, op) }
+    const identity = {
+      name: `cuda:${gpu}`,
+      capability: cudaCapability(gpu),
+      variant: (op: number) => shared.native.lastVariant(gpu, op),
+      freeBytes: () => shared.native.freeBytes(gpu),
+    }
     return new Device(identity, shared, gpu, levels, { threads: 1, spinMicros, memoryLimit: memory ?? levels[gpu]!.totalBytes! })
   }
   const shared = runtime()

@@ -1,4 +1,4 @@
-import { OctetError } from '@octet-llm/core'
+import { itemSize, OctetError } from '@octet-llm/core'
 import { gatherRows, scatterRows, Tensor, type Device } from '@octet-llm/kernels'
 
 import type { PageCopy } from './pages.js'
@@ -47,10 +47,13 @@ export class CacheBuffers {
   readonly #layers: LayerCache[]
   readonly #views: Tensor[] = []
 
-  /** @param scales of each layer, e4m3 only; default 1 */
+  /** @param scales of each layer, e4m3 only; default 1. @throws OctetError `OUT_OF_MEMORY` with the bytes of the whole cache */
   constructor(device: Device, dtype: KvDType, shape: CacheShape, scales?: readonly KvLayerScales[]) {
     const { layers, pages, heads, pageSize, headDim } = shape
-    const rows = [layers * pages, heads * pageSize * headDim]
+    const rows = [layers * pages, heads * pageSize * headDim] as const
+    device.checkRoom(2 * rows[0] * rows[1] * itemSize(dtype), {
+      op: 'InferenceParams', purpose: `a cache of ${pages * pageSize} tokens in ${layers} layers`, hint: 'cache fewer or shorter sequences at once, in FP8, or in fewer pages (totalNumPages)',
+    })
     this.#device = device
     this.#shape = shape
     this.#k = Tensor.empty(rows, { dtype, device })

@@ -189,3 +189,14 @@ it.each(['bshd', 'sbhd', 'thd'] as const)('a decode window takes %s keys where i
   params.endDecode(new Map([['a', 1], ['b', 1]]))
   for (const t of [kv, params]) t.dispose()
 })
+
+it('refuses a cache that cannot fit with the bytes of all of it, and takes nothing', async () => {
+  const small = await openDevice('cpu', { memoryLimit: 8 << 20 })
+  // Keys alone would fit: 2 layers of 3 pages of 64 tokens, 16 heads of 256 in f32.
+  const shape = { device: small, numLayers: 2, maxBatchSize: 1, maxSequenceLength: 192, numHeadsKv: 16, headDimK: 256, pageSize: 64 }
+  const bytes = 2 * 2 * 3 * 64 * 16 * 256 * 4
+  expect(() => make(shape)).toThrow(expect.objectContaining({ code: 'OUT_OF_MEMORY', received: `${bytes} bytes for a cache of 192 tokens in 2 layers` }))
+  expect(small.memoryStats()).toMatchObject({ allocatedBytes: 0, reservedBytes: 0 })
+  make({ ...shape, dtype: 'e4m3' }).dispose()
+  await small.dispose()
+})

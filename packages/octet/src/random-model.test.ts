@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { philox4x32, roundBf16 } from '@octet-llm/core'
 import { parseConfig } from '@octet-llm/hf-loader/config'
+import { openDevice } from '@octet-llm/kernels'
 import type { DecoderForCausalLM } from '@octet-llm/transformer'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { RANDOM_MODELS, randomModel } from './random-model.js'
@@ -71,6 +72,14 @@ describe('randomModel', () => {
     expect(parameters('llama-2-7b')).toBe(6_738_415_616)
     expect(parameters('llama-3-8b')).toBe(8_030_261_248)
     expect(parameters('llama-3.2-1b')).toBe(1_235_814_400)
+  })
+
+  it('refuses a model that cannot fit with the bytes it needs, before any is made', async () => {
+    const device = await openDevice('cpu', { memoryLimit: 2 ** 32 })
+    const bytes = 2 * (2 * 128256 * 4096 + 32 * (2 * 4096 * 128 * (32 + 8) + 3 * 4096 * 14336))
+    await expect(randomModel('llama-3-8b', { device })).rejects.toMatchObject({ code: 'OUT_OF_MEMORY', received: `${bytes} bytes for the weights of llama-3-8b` })
+    expect(device.memoryStats().reservedBytes).toBe(0)
+    await device.dispose()
   })
 
   it('writes tokens from the command line, the same for the same seed; FP8 too', async () => {

@@ -32,6 +32,7 @@ export async function randomModel(config: RandomModelName | (string & {}), optio
   let model: TEGemmaForCausalLM | TELlamaForCausalLM | undefined
   try {
     signal?.throwIfAborted()
+    device.checkRoom(weightsBytes(parsed, rest), { op: 'randomModel', purpose: `the weights of ${config}`, hint: 'take a smaller model, FP8, or another device' })
     model = parsed.modelType === 'llama' ? TELlamaForCausalLM.fromConfig(parsed, { ...rest, device }) : TEGemmaForCausalLM.fromConfig(parsed, { ...rest, device })
     await device.synchronize()
     const loadSeconds = (performance.now() - start) / 1000
@@ -41,6 +42,14 @@ export async function randomModel(config: RandomModelName | (string & {}), optio
     await ownedDevice?.dispose()
     throw error
   }
+}
+
+/** Bytes of the matrices. */
+function weightsBytes(config: ModelConfig, { dtype, fp8 }: RandomModelOptions): number {
+  const { hiddenSize: d, intermediateSize: f, headDim, numAttentionHeads, numKeyValueHeads, numHiddenLayers, vocabSize } = config
+  const item = dtype === 'f32' ? 4 : 2
+  const layers = numHiddenLayers * (2 * d * headDim * (numAttentionHeads + numKeyValueHeads) + 3 * d * f)
+  return vocabSize * d * (config.tieWordEmbeddings ? 1 : 2) * item + layers * (fp8 === undefined || fp8 === false ? item : 1)
 }
 
 async function configOf(config: string, signal: AbortSignal | undefined): Promise<ModelConfig> {

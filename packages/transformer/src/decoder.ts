@@ -210,8 +210,12 @@ export class DecoderForCausalLM implements CausalLM {
     this.#fp8?.layOut(stored)
   }
 
-  /** Uploads what a loader accepts into the slots' parameters, tensor by tensor, quantizing and merging on the way. */
+  /**
+   * Uploads what a loader accepts into the slots' parameters, tensor by tensor, quantizing and merging on the way.
+   * @throws OctetError `OUT_OF_MEMORY` at once when the weights cannot fit
+   */
   sink(options: SinkOptions = {}): WeightSink {
+    this.device.checkRoom(this.memory().weightsBytes, { op: 'load', purpose: `the weights of ${this.info.modelType}`, hint: 'load it in FP8, or on another device' })
     const addresses = new Map(this.#options.weightMap.map((entry) => [entry.name, entry.address]))
     const linears = new Map(this.#linears.map(({ linear }) => [linear.weight, linear]))
     return weightSink((slot) => {

@@ -15,7 +15,7 @@ export interface EngineOptions {
   readonly maxBatchSize: number
   /** Most tokens of a sequence in the cache: prompt and new tokens but the last. */
   readonly maxSequenceLength: number
-  /** Most prompt tokens that one step takes, over all rows. Default: all. */
+  /** Most prompt tokens that one step takes, over all rows. Default: all on a CPU, 16384 on a GPU, whose activations grow with them. */
   readonly prefillChunkSize?: number | null
   /** Default false: room for maxBatchSize full sequences. */
   readonly isPaged?: boolean
@@ -77,6 +77,9 @@ class Entry implements EngineHandle {
 }
 
 const DEFAULT_PAGE_SIZE = 64
+
+/** Enough for the arithmetic to run at its best; the activations of more would take gigabytes. */
+const GPU_PREFILL_TOKENS = 16384
 
 /**
  * Continuous batching: requests join and leave between steps, and each step runs one packed forward over the prompts
@@ -256,7 +259,7 @@ export class Engine {
 
   /** Tokens of each sequence in this step: one where it decodes, a share of the budget where its prompt waits. */
   #schedule(): Map<number, number> {
-    let budget = this.#options.prefillChunkSize ?? Infinity
+    let budget = this.#options.prefillChunkSize ?? (this.#model.device.kind === 'cpu' ? Infinity : GPU_PREFILL_TOKENS)
     const counts = new Map<number, number>()
     for (const { task, prefilled } of this.#live) {
       for (const s of task.sequences) {

@@ -1,10 +1,8 @@
 #include "cuda_queue.h"
 
 #include <cuda_runtime_api.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -30,13 +28,12 @@ constexpr int kReadFileOp = [] {
   return found;
 }();
 constexpr size_t kPinned = 16 << 10;  // of a spare block: reads up to this size do not hold up the worker
-constexpr size_t kStage = size_t{8} << 20;
 constexpr int kReapSpinMicros = 200;
 
 }  // namespace
 
 CudaQueue::CudaQueue(CudaDevice& device, int spin_micros, CompletionSink& sink)
-    : CommandQueue(sink, spin_micros), device_(device) {
+    : CommandQueue(sink, spin_micros), device_(device), files_(device.info().ordinal) {
   cudaSetDevice(device.info().ordinal);
   cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
   cudaMalloc(reinterpret_cast<void**>(&faults_), kOps * sizeof(int32_t));
@@ -151,43 +148,8 @@ Status CudaQueue::run_op(const OpRecord* record) {
   return Status::unsupported;
 }
 
-// File bytes by way of two pinned buffers: one is read into while the other is on its way to the device.
 Status CudaQueue::read_file(const OpCall& call) {
-  const int fd = static_cast<int>(call.i(0));
-  const int64_t offset = call.i(1), bytes = call.i(2);
-  uint8_t* const target = call.t[0].as<uint8_t>();
-  uint8_t* stage[2] = {};
-  cudaEvent_t sent[2] = {};
-  Status status = Status::ok;
-  for (int i = 0; i < 2; ++i) {
-    if (cudaMallocHost(reinterpret_cast<void**>(&stage[i]), kStage) != cudaSuccess) status = Status::out_of_memory;
-    if (cudaEventCreateWithFlags(&sent[i], cudaEventDisableTiming) != cudaSuccess) status = Status::internal;
-  }
-  int which = 0;
-  for (int64_t at = 0; at < bytes && status == Status::ok && !is_cancelled(); which ^= 1) {
-    cudaEventSynchronize(sent[which]);
-    const size_t want = static_cast<size_t>(std::min<int64_t>(bytes - at, kStage));
-    size_t got = 0;
-    while (got < want) {
-      const ssize_t n = pread(fd, stage[which] + got, want - got, offset + at + static_cast<int64_t>(got));
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) {
-        status = n == 0 ? Status::short_read : Status::io_error;
-        break;
-      }
-      got += static_cast<size_t>(n);
-    }
-    if (status != Status::ok) break;
-    if (cudaMemcpyAsync(target + at, stage[which], want, cudaMemcpyHostToDevice, stream_) != cudaSuccess) status = Status::internal;
-    cudaEventRecord(sent[which], stream_);
-    at += static_cast<int64_t>(want);
-  }
-  for (int i = 0; i < 2; ++i) {
-    cudaEventSynchronize(sent[i]);
-    cudaEventDestroy(sent[i]);
-    cudaFreeHost(stage[i]);
-  }
-  return is_cancelled() ? Status::cancelled : status;
+  return files_.read(static_cast<int>(call.i(0)), call.i(1), call.i(2), call.t[0].as<uint8_t>(), stream_, [this] { return is_cancelled(); });
 }
 
 void CudaQueue::copy_in(const CopyRecord& r) {

@@ -11,6 +11,7 @@
 
 #include "../../runtime/command_queue.h"
 #include "cuda_device.h"
+#include "file_stage.h"
 
 namespace octet::cuda {
 
@@ -72,6 +73,7 @@ class CudaQueue final : public CommandQueue, CudaContext {
   int32_t* faults_ = nullptr;              // one word per op, on the device
   struct Block { void* data; size_t bytes; };
   Block workspace_{}, counters_{};
+  FileStage files_;
   std::vector<void*> retired_;             // outgrown blocks that graphs may still use
 
   std::mutex points_mutex_;
