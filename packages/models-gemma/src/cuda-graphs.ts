@@ -1,6 +1,6 @@
 import { GraphedGenerator, type GenerateOutput, type GenerateTokensOptions } from '@octet-llm/generation'
 import type { ModelConfig } from '@octet-llm/hf-loader/config'
-import { checkSizes } from '@octet-llm/transformer'
+import { checkSizes, chooseFromConfig, type FromConfigOptions } from '@octet-llm/transformer'
 
 import { loadPretrained, type FromPretrainedOptions } from './load.js'
 import { TEGemmaForCausalLM, type TEGemmaOptions } from './model.js'
@@ -31,6 +31,10 @@ export class TEGemmaForCausalLMCudaGraphs extends TEGemmaForCausalLM {
     this.cudaGraphsStaticBatchSize = cudaGraphsStaticBatchSize
     this.cudaGraphsStaticMaxContextLen = cudaGraphsStaticMaxContextLen
     this.#generator = this.own(new GraphedGenerator(this, { maxBatchSize: cudaGraphsStaticBatchSize, maxPromptLength: cudaGraphsStaticMaxContextLen }))
+  }
+
+  static override fromConfig(config: ModelConfig, { cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen, ...options }: FromConfigOptions & CudaGraphsOptions): TEGemmaForCausalLMCudaGraphs {
+    return new TEGemmaForCausalLMCudaGraphs(config, { ...chooseFromConfig(options, config.dtype), cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen })
   }
 
   /** As TEGemmaForCausalLM.fromPretrained. */

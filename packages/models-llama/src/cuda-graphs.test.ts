@@ -1,5 +1,6 @@
 import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import type { GenerateTokensOptions } from '@octet-llm/generation'
+import { readConfig } from '@octet-llm/hf-loader/config'
 import { Workspace } from '@octet-llm/transformer'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 
@@ -22,6 +23,13 @@ describe.each(['f32', 'bf16'] as const)('TELlamaForCausalLMCudaGraphs in %s', (d
   it('is a model of its static sizes', () => {
     expect(model).toBeInstanceOf(TELlamaForCausalLMCudaGraphs)
     expect(model).toMatchObject(sizes)
+  })
+
+  it('is made from a config too', async () => {
+    const random = TELlamaForCausalLMCudaGraphs.fromConfig(await readConfig(fixture('variants/llama-headdim')), { device, dtype, ...sizes })
+    expect(random).toBeInstanceOf(TELlamaForCausalLMCudaGraphs)
+    expect(random).toMatchObject({ ...sizes, dtype })
+    await random.dispose()
   })
 
   it.each<[string, Partial<GenerateTokensOptions>]>([

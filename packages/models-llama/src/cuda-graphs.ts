@@ -1,6 +1,6 @@
 import { GraphedGenerator, type GenerateOutput, type GenerateTokensOptions } from '@octet-llm/generation'
 import type { ModelConfig } from '@octet-llm/hf-loader/config'
-import { checkSizes } from '@octet-llm/transformer'
+import { checkSizes, chooseFromConfig, type FromConfigOptions } from '@octet-llm/transformer'
 
 import { loadPretrained, type FromPretrainedOptions } from './load.js'
 import { TELlamaForCausalLM, type TELlamaOptions } from './model.js'
@@ -31,6 +31,10 @@ export class TELlamaForCausalLMCudaGraphs extends TELlamaForCausalLM {
     this.cudaGraphsStaticBatchSize = cudaGraphsStaticBatchSize
     this.cudaGraphsStaticMaxContextLen = cudaGraphsStaticMaxContextLen
     this.#generator = this.own(new GraphedGenerator(this, { maxBatchSize: cudaGraphsStaticBatchSize, maxPromptLength: cudaGraphsStaticMaxContextLen }))
+  }
+
+  static override fromConfig(config: ModelConfig, { cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen, ...options }: FromConfigOptions & CudaGraphsOptions): TELlamaForCausalLMCudaGraphs {
+    return new TELlamaForCausalLMCudaGraphs(config, { ...chooseFromConfig(options, config.dtype), cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen })
   }
 
   /** As TELlamaForCausalLM.fromPretrained. */

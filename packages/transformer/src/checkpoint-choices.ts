@@ -97,5 +97,8 @@ export async function readKvScales(checkpoint: ScaleReader & { readonly sources:
     const [, layer, part] = /layers\.(\d+)\.self_attn\.([kv])_scale$/.exec(name) ?? []
     if (layer !== undefined) scales.set(kvName(Number(layer), part as 'k' | 'v'), await checkpoint.readFloat32(name))
   }
-  return scales.size === 0 ? undefined : scales
+  // Other writers leave 0 or -1 where they set none.
+  const isSet = (scale: number): boolean => scale > 0 && Number.isFinite(scale) && Number.isFinite(Math.fround(1 / scale))
+  if (![...scales.values()].some((values) => values.some(isSet))) return undefined
+  return new Map([...scales].map(([name, values]) => [name, values.map((scale) => (isSet(scale) ? scale : 1))]))
 }

@@ -61,6 +61,9 @@ describe('writeFolder', () => {
     await writeFile(out, '')
     await octetError(writeFolder(out, fill, { op: 'quantize' }), 'INVALID_ARGUMENT', /^\[quantize\].*a file/)
     await rm(out)
+    await symlink(join(out, 'nowhere'), out)
+    await octetError(writeFolder(out, () => Promise.reject(new Error('begun'))), 'INVALID_ARGUMENT', /a link that leads nowhere/)
+    await rm(out)
     const occupy = async (folder: string): Promise<void> => {
       await fill(folder)
       await mkdir(out)

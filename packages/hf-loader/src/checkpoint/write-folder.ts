@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdir, open, readdir, realpath, rename, rm, stat } from 'node:fs/promises'
+import { lstat, mkdir, open, readdir, realpath, rename, rm, stat } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { OctetError } from '@octet-llm/core'
@@ -45,12 +45,14 @@ export async function writeFolder<T>(dir: string, fill: (folder: string) => Prom
     await syncFolder(parent)
     return result
   } finally {
-    await rm(aside, { recursive: true, force: true })
+    // What cannot be removed goes with the next call, and hides no error.
+    await rm(aside, { recursive: true, force: true }).catch(() => undefined)
   }
 }
 
 async function refuseOccupied(target: string, op: string): Promise<void> {
-  const found = await stat(target).catch(() => null)
+  // The path is resolved: a link that is left leads nowhere.
+  const found = await lstat(target).catch(() => null)
   if (found === null) return
   const names = found.isDirectory() ? await attempt(op, target, () => readdir(target)) : undefined
   if (names?.length === 0) return
@@ -58,7 +60,7 @@ async function refuseOccupied(target: string, op: string): Promise<void> {
     op,
     argument: target,
     expected: 'a folder that does not exist or is empty',
-    received: names === undefined ? 'a file' : `one with ${names.length} entries`,
+    received: found.isSymbolicLink() ? 'a link that leads nowhere' : names === undefined ? 'a file' : `one with ${names.length} entries`,
     hint: 'name another folder, or empty this one',
   })
 }

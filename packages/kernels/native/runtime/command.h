@@ -89,6 +89,7 @@ struct Event {
 struct GraphData {
   std::vector<uint8_t> records;
   std::shared_ptr<void> backend;  // the device's own graph, made by the first replay on the worker's thread; null on the CPU
+  uint64_t backend_queue = 0;     // the queue whose memory `backend` works in, by a number that is never used again
 };
 
 class CommandStream {

@@ -1,3 +1,4 @@
+import { OctetError } from '@octet-llm/core'
 import type { LanguageModel } from '../language-model.js'
 
 /** A text cut into windows that are scored one by one, each from its own beginning. */
@@ -26,6 +27,7 @@ export async function sampleWindows(llm: LanguageModel, { seed, bytes, window, s
   const windows: number[][] = []
   let seen = 0
   for (let first = 0; seen < bytes; first += BATCH) {
+    const before = seen
     const sequenceIds = Array.from({ length: BATCH }, (_, i) => first + i)
     const { tokens, texts } = await llm
       .generate({ inputIds: sequenceIds.map(() => start) }, { doSample: true, temperature: 1, topK: 0, topP: 1, maxNewTokens: window - 1, seed, sequenceIds, signal })
@@ -35,6 +37,7 @@ export async function sampleWindows(llm: LanguageModel, { seed, bytes, window, s
       windows.push([...start, ...row])
       seen += Buffer.byteLength(texts[i]!)
     }
+    if (seen === before) throw new OctetError('INVALID_ARGUMENT', { op: 'fp8-quality', argument: 'model', expected: 'a model that writes text from its first token on', received: `${BATCH} sequences without any`, hint: 'use a trained checkpoint that has its tokenizer.json' })
   }
   return { windows, bytes: seen }
 }
@@ -45,5 +48,7 @@ export async function cutWindows(llm: LanguageModel, text: string, window: numbe
   const ids = await llm.tokenizer!.encode(text, { addSpecialTokens: false })
   const length = window - start.length
   const windows = Array.from({ length: Math.ceil(ids.length / length) }, (_, i) => [...start, ...ids.slice(i * length, (i + 1) * length)])
-  return { windows: windows.filter((each) => each.length > 1), bytes: Buffer.byteLength(text) }
+  const usable = windows.filter((each) => each.length > 1)
+  if (usable.length === 0) throw new OctetError('INVALID_ARGUMENT', { op: 'fp8-quality', argument: 'text', expected: 'a text of two tokens at least', received: `one of ${ids.length}`, hint: 'pass a longer text' })
+  return { windows: usable, bytes: Buffer.byteLength(text) }
 }

@@ -53,6 +53,12 @@ describe('readCalibrationFile', () => {
     expect(await read('b.jsonl', '{"input_ids": [5, 6, 7]}', { rowLength: 2 })).toEqual([[5, 6], [7]])
   })
 
+  it('passes over a byte-order mark, and takes more rows than a call has arguments', async () => {
+    expect(await read('bom.txt', '\ufeffab')).toEqual([[BOS, ...codes('ab')]])
+    expect(await read('bom.jsonl', '\ufeff"a"\n"\ufeffb"')).toEqual([[BOS, ...codes('a')], [BOS, ...codes('\ufeffb')]])
+    expect(await read('many.jsonl', JSON.stringify({ input_ids: new Array(200_000).fill(7) }), { rowLength: 1 })).toHaveLength(200_000)
+  })
+
   it('gives the tokenizer a long text in pieces that end with a line, or between characters', async () => {
     const size = 2 ** 19
     const line = `${'x'.repeat(size - 10)}\n`

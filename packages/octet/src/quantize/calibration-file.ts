@@ -29,12 +29,13 @@ export interface CalibrationReader {
 export async function readCalibrationFile(path: string, reader: CalibrationReader): Promise<number[][]> {
   const kind = extname(path).toLowerCase()
   if (kind !== '.txt' && kind !== '.jsonl') throw refuse('INVALID_ARGUMENT', path, 'a .txt or a .jsonl file', kind === '' ? 'one without extension' : `a ${kind} file`)
-  const content = await readTextFile(path, MAX_CALIBRATION_BYTES, OP)
+  // Some editors begin a file with a byte-order mark.
+  const content = (await readTextFile(path, MAX_CALIBRATION_BYTES, OP)).replace(/^\ufeff/, '')
   const texts = kind === '.txt' ? [new Row(path, path, content)] : linesOf(path, content)
   const rows: number[][] = []
   for (const row of texts) {
     reader.signal?.throwIfAborted()
-    rows.push(...cut(await row.ids(reader), reader))
+    for (const piece of cut(await row.ids(reader), reader)) rows.push(piece)
   }
   if (rows.length === 0) throw refuse('INVALID_ARGUMENT', path, 'at least one token', content.trim() === '' ? 'an empty file' : 'none', 'pass a text like those that the model is used for')
   return rows

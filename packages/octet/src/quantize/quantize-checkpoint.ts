@@ -86,11 +86,12 @@ export async function quantizeCheckpoint(source: string, output: string, options
 
 /** What can be refused before anything is read. */
 function checkOptions(options: QuantizeCheckpointOptions): Fp8InferenceOptions {
-  const { recipe, fp8LmHead = false, maxShardSize, rowLength } = options
+  const { recipe, fp8LmHead, maxShardSize, rowLength } = options
   if (maxShardSize !== undefined) parseShardSize(maxShardSize)
   if (rowLength !== undefined && !(Number.isSafeInteger(rowLength) && rowLength > 0)) throw refuse('INVALID_ARGUMENT', 'rowLength', 'a whole number of at least 1', String(rowLength))
   if (options.calibrate !== undefined && options.calibration !== undefined) throw refuse('INVALID_ARGUMENT', 'calibration', 'either calibrate or calibration', 'both')
-  const fp8 = recipe === undefined ? { fp8LmHead } : { recipe, fp8LmHead }
+  // Left out, both are as the checkpoint says where it is in FP8 already.
+  const fp8 = { ...(recipe === undefined ? {} : { recipe }), ...(fp8LmHead === undefined ? {} : { fp8LmHead }) }
   const settled = resolveFp8(fp8, options.calibrate !== undefined || options.calibration !== undefined)
   if (settled?.recipe !== undefined) recipeToJSON(settled.recipe)
   return fp8
@@ -193,7 +194,8 @@ function bytesOf(model: Model): QuantizedFolder['bytes'] {
 
 async function copyCompanions(from: string, to: string): Promise<void> {
   for (const name of await readdir(from)) {
-    if (!COMPANIONS.test(name) || !(await stat(join(from, name))).isFile()) continue
+    // A link that leads nowhere is no file to copy.
+    if (!COMPANIONS.test(name) || (await stat(join(from, name)).catch(() => null))?.isFile() !== true) continue
     try {
       await copyFile(join(from, name), join(to, name))
     } catch (cause) {

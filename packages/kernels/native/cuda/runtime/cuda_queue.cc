@@ -154,7 +154,12 @@ Status CudaQueue::run_op(const OpRecord* record) {
     const Variant& v = variants.rows[i];
     if (v.min_arch > device_.info().arch || (!forced.empty() && forced != v.name) || !v.fits(call_, device_.info())) continue;
     device_.note_variant(record->op, v.name);
-    return v.launch(call_, *this);
+    // linear and rmsNorm read their weight (t1) before they wait for earlier kernels; embedding only reads its table.
+    const bool early = record->op == kLinearOp || record->op == kRmsNormOp;
+    overlaps_ = !(early && recent_.hold(call_.t[1]));
+    const Status status = v.launch(call_, *this);
+    recent_.add(call_, early || record->op == kEmbeddingOp ? 1 : -1);
+    return status;
   }
   return Status::unsupported;
 }
@@ -193,6 +198,9 @@ void CudaQueue::copy_out(const CopyRecord& r) {
 }
 
 Status CudaQueue::repack(const RepackRecord& r) {
+  size_t bytes = static_cast<size_t>(r.item_bytes);
+  for (int i = 0; i < r.ndim; ++i) bytes *= static_cast<size_t>(r.shape[i]);
+  recent_.add(r.target, bytes);
   return launch_repack(r.source, r.target, r.item_bytes, r.ndim, r.shape, r.strides, stream_) ? Status::ok : Status::internal;
 }
 
@@ -206,8 +214,11 @@ void CudaQueue::mark(uint64_t ticket, std::shared_ptr<octet::Event> event) {
   p.event = take_event();
   if (ticket != 0) {
     p.pinned = take_pinned();
-    if (p.pinned != nullptr) cudaMemcpyAsync(p.pinned, faults_, kOps * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_);
-    cudaMemsetAsync(faults_, 0, kOps * sizeof(int32_t), stream_);
+    // Without room to bring them here the words stay as they are, for the next point to read.
+    if (p.pinned != nullptr) {
+      cudaMemcpyAsync(p.pinned, faults_, kOps * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_);
+      cudaMemsetAsync(faults_, 0, kOps * sizeof(int32_t), stream_);
+    }
   }
   if (cudaEventRecord(p.event, stream_) != cudaSuccess) fail(Status::internal, -1);
   p.failure = failure_;
@@ -292,7 +303,9 @@ uint8_t* CudaQueue::take_pinned() {
     }
   }
   void* p = nullptr;
-  return cudaMallocHost(&p, kPinned) == cudaSuccess ? static_cast<uint8_t*>(p) : nullptr;
+  if (cudaMallocHost(&p, kPinned) == cudaSuccess) return static_cast<uint8_t*>(p);
+  cudaGetLastError();  // or the next launch would be blamed
+  return nullptr;
 }
 
 void CudaQueue::give_back(cudaEvent_t event, uint8_t* pinned) {
@@ -326,11 +339,18 @@ std::shared_ptr<void> CudaQueue::build(const GraphData& graph, int32_t* failed_o
   return std::shared_ptr<void>(exec, [](void* e) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(e)); });
 }
 
+uint64_t CudaQueue::next_id() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
 Status CudaQueue::replay(GraphData& graph, int32_t* failed_op) {
   if (graph.records.empty()) return Status::ok;
-  if (graph.backend == nullptr) {
+  // A graph holds the addresses of this queue's workspace, counters and fault words: another queue's is no use here.
+  if (graph.backend == nullptr || graph.backend_queue != id_) {
     Status status;
     graph.backend = build(graph, failed_op, &status);
+    graph.backend_queue = id_;
     if (status != Status::ok) return status;
   }
   return cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.backend.get()), stream_) == cudaSuccess ? Status::ok : Status::internal;

@@ -67,7 +67,10 @@ class CudaQueue final : public CommandQueue, CudaContext {
   uint8_t* take_pinned();
   void give_back(cudaEvent_t event, uint8_t* pinned);
 
+  static uint64_t next_id();
+
   CudaDevice& device_;
+  const uint64_t id_ = next_id();
   std::mutex spare_mutex_;
   std::vector<cudaEvent_t> spare_events_;
   std::vector<uint8_t*> spare_pinned_;

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <system_error>
 #include <thread>
-#include <vector>
 
 namespace octet::cuda {
 
@@ -52,15 +52,22 @@ Status FileStage::read(int fd, int64_t offset, int64_t bytes, uint8_t* target, c
   const int lanes = static_cast<int>(std::min<int64_t>(pieces, kLanes));
   if (const Status status = open(lanes); status != Status::ok) return status;
   Status found[kLanes] = {};
-  std::vector<std::thread> others;
-  for (int l = 1; l < lanes; ++l) {
-    others.emplace_back([&, l] {
-      cudaSetDevice(ordinal_);
-      found[l] = lane(l, lanes, fd, offset, bytes, target, stream, cancelled);
-    });
+  const auto work = [&](int l) { found[l] = lane(l, lanes, fd, offset, bytes, target, stream, cancelled); };
+  std::thread others[kLanes];
+  int started = 1;
+  try {
+    for (; started < lanes; ++started) {
+      others[started] = std::thread([&, l = started] {
+        cudaSetDevice(ordinal_);
+        work(l);
+      });
+    }
+  } catch (const std::system_error&) {
+    // No more threads to be had: the lanes left over are read by this one.
   }
-  if (lanes > 0) found[0] = lane(0, lanes, fd, offset, bytes, target, stream, cancelled);
-  for (std::thread& t : others) t.join();
+  if (lanes > 0) work(0);
+  for (int l = started; l < lanes; ++l) work(l);
+  for (int l = 1; l < started; ++l) others[l].join();
   if (cancelled()) return Status::cancelled;
   for (const Status status : found) {
     if (status != Status::ok) return status;

@@ -14,9 +14,12 @@ class RecentOperands {
   void add(const OpCall& call, int constant) {
     for (int i = 0; i < call.tensor_count; ++i) {
       if (i == constant || !call.t[i]) continue;
-      ranges_[next_] = range_of(call.t[i]);
-      next_ = (next_ + 1) % ranges_.size();
+      add(range_of(call.t[i]));
     }
+  }
+  void add(const void* data, size_t bytes) {
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    add(Range{begin, begin + bytes});
   }
   bool hold(const TensorArg& t) const {
     const Range r = range_of(t);
@@ -30,6 +33,10 @@ class RecentOperands {
   struct Range {
     uintptr_t begin = 0, end = 0;
   };
+  void add(Range range) {
+    ranges_[next_] = range;
+    next_ = (next_ + 1) % ranges_.size();
+  }
   static Range range_of(const TensorArg& t) {
     constexpr int kBytes[] = {4, 2, 2, 1, 1, 4, 1, 8, 8, 1};  // by dtype
     const auto begin = reinterpret_cast<uintptr_t>(t.data);
