@@ -36,7 +36,8 @@ export interface GenerationHooks {
  * Tokens in, tokens out.
  *
  * @throws OctetError `INVALID_ARGUMENT`, `NOT_SUPPORTED` and `CONTEXT_TOO_LONG` before anything runs; what the device
- * or the caller's functions throw; `signal.reason` unchanged when aborted. The cache is free in every case.
+ * or the caller's functions throw; `signal.reason` unchanged when aborted; `DISPOSED` when the model is disposed before or
+ * meanwhile. The cache is free in every case.
  */
 export async function generateTokens(model: CausalLM, options: GenerateTokensOptions): Promise<GenerateOutput> {
   return generateOn(model, options)
@@ -83,8 +84,17 @@ class Stopwatch {
   }
 }
 
+/** Work on a model that its dispose() ends and waits for. @throws what the lifetime ended with */
+export function whileAlive<T>(model: CausalLM, work: () => Promise<T>): Promise<T> {
+  return model.lifetime === undefined ? work() : model.lifetime.during(work)
+}
+
 /** Runs a plan. See {@link generateTokens} for what it throws. */
-export async function runGeneration(model: CausalLM, plan: GenerationPlan, hooks: GenerationHooks, engines?: EngineSource): Promise<GenerateOutput> {
+export function runGeneration(model: CausalLM, plan: GenerationPlan, hooks: GenerationHooks, engines?: EngineSource): Promise<GenerateOutput> {
+  return whileAlive(model, () => runAlive(model, plan, hooks, engines))
+}
+
+async function runAlive(model: CausalLM, plan: GenerationPlan, hooks: GenerationHooks, engines?: EngineSource): Promise<GenerateOutput> {
   hooks.signal?.throwIfAborted()
   const watch = new Stopwatch()
   const { maxTime, numBeams } = plan.settings.config
@@ -108,6 +118,7 @@ export async function runGeneration(model: CausalLM, plan: GenerationPlan, hooks
       // The event loop runs between steps: timers, sockets and whoever aborts.
       await nextTurn()
       hooks.signal?.throwIfAborted()
+      model.lifetime?.signal.throwIfAborted()
     }
     whole = true
   } finally {

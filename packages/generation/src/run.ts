@@ -61,7 +61,7 @@ class Channel<T> {
  *
  * One consumer may stream it; `result()` may be asked for at any time, as often as wanted. Leaving a stream early ends
  * the work and frees the cache; `result()` then holds what there was, with finish reason 'aborted'. When the caller's
- * signal aborts, the stream and `result()` throw `signal.reason` unchanged.
+ * signal aborts, the stream and `result()` throw `signal.reason` unchanged; when the model is disposed, `DISPOSED`.
  */
 export class GenerationRun {
   readonly #produce: RunProducer

@@ -1,6 +1,6 @@
 import { OctetError, type ChatMessage, type ChatTemplateOptions, type Tokenizer } from '@octet-llm/core'
 import type { CausalLM } from '@octet-llm/transformer'
-import { runGeneration, type TokenEvent } from './generate.js'
+import { runGeneration, whileAlive, type TokenEvent } from './generate.js'
 import type { GenerateOutput } from './output.js'
 import { planGeneration } from './plan.js'
 import type { PromptInput, TokenIds } from './prompt.js'
@@ -33,7 +33,7 @@ export function createTextRun(request: TextRunOptions): GenerationRun {
   const { model, tokenizer, options = {} } = request
   const prompts = countPrompts(request)
   const settings = resolveSettings(model.info, options, tokenizer)
-  return new GenerationRun((control) => produce(request, settings, control), prompts * settings.config.numReturnSequences)
+  return new GenerationRun((control) => whileAlive(model, () => produce(request, settings, control)), prompts * settings.config.numReturnSequences)
 }
 
 function isMany<T>(value: readonly T[] | readonly (readonly T[])[]): value is readonly (readonly T[])[] {

@@ -1,7 +1,8 @@
 import { OctetError } from '@octet-llm/core'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { openDevice, type Device } from './device.js'
-import { keep, scope } from './scope.js'
+import { scale } from './ops/scale.js'
+import { Construction, disposeAll, keep, scope } from './scope.js'
 import { Tensor } from './tensor.js'
 
 let device: Device
@@ -127,4 +128,72 @@ describe('scope', () => {
     t.dispose()
     expect(live()).toBe(0)
   })
+})
+
+describe('Construction', () => {
+  /** Two tensors, the second of which cannot be made when told so. */
+  class Pair {
+    readonly a: Tensor
+    readonly b: Tensor
+    constructor(fails = false, around: () => unknown = () => undefined) {
+      using construction = new Construction()
+      this.a = keep(make())
+      around()
+      if (fails) throw new Error('no more')
+      this.b = make()
+      construction.complete()
+    }
+    dispose(): void {
+      disposeAll([this.a, this.b])
+    }
+  }
+
+  it('leaves the tensors of a constructor that ends, and frees those of one that throws, kept ones too', () => {
+    const pair = new Pair()
+    expect(live()).toBe(2)
+    pair.dispose()
+    expect(() => scope(() => new Pair(true))).toThrow('no more')
+    expect(() => new Pair(true)).toThrow('no more')
+    expect(live()).toBe(0)
+  })
+
+  it('frees inner constructions that were complete when the outer one is not, and nothing that was disposed or made before', () => {
+    const before = make()
+    expect(() => new Pair(true, () => (new Pair(), new Pair().dispose()))).toThrow('no more')
+    expect(live()).toBe(1)
+    expect(before.disposed).toBe(false)
+    // An inner failure that is survived is none of the outer one.
+    const pair = new Pair(false, () => expect(() => new Pair(true)).toThrow('no more'))
+    expect(live()).toBe(3)
+    expect([pair.a.disposed, pair.b.disposed]).toEqual([false, false])
+    for (const t of [pair, before]) t.dispose()
+    expect(live()).toBe(0)
+  })
+
+  it('leaves alone what is made after it, and what a graph owns', async () => {
+    const { graph } = new (class {
+      readonly graph
+      constructor() {
+        using construction = new Construction()
+        this.graph = device.queue.capture(make)
+        construction.complete()
+      }
+    })()
+    const after = make()
+    expect(() => new Pair(true)).toThrow('no more')
+    expect([after.disposed, graph.value.disposed]).toEqual([false, false])
+    after.dispose()
+    await graph.dispose()
+    expect(live()).toBe(0)
+  })
+})
+
+it('disposeAll goes past a refusal, throws the first, and can be called again', async () => {
+  const [a, b, c] = [make(), make(), make()]
+  const graph = device.queue.capture(() => scale({ x: a, factor: 2 }))
+  expect(() => disposeAll([undefined, a, b, { dispose: () => { throw new Error('second') } }, c])).toThrow(expect.objectContaining({ code: 'TENSOR_IN_GRAPH' }) as Error)
+  expect([a, b, c].map((t) => t.disposed)).toEqual([false, true, true])
+  await graph.dispose()
+  disposeAll([a, b, c])
+  expect(live()).toBe(0)
 })

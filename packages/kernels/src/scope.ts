@@ -10,19 +10,62 @@ export interface Scoped {
 type Frame = Set<Scoped> | null
 const frames: Frame[] = []
 
-/** Registers a new tensor with the innermost scope. */
+/** Constructions under way on this thread, innermost last; null shields a capture from those around it. */
+const constructions: Frame[] = []
+
+/** Registers a new tensor with the innermost scope and construction. */
 export function enterScope(tensor: Scoped): void {
   frames.at(-1)?.add(tensor)
+  constructions.at(-1)?.add(tensor)
 }
 
 export function leaveScope(tensor: Scoped): void {
+  for (const made of constructions) made?.delete(tensor)
   for (let i = frames.length - 1; i >= 0; i--) if (frames[i]?.delete(tensor)) return
+}
+
+/**
+ * Makes a constructor of something with several tensors give all of them or none: one that throws before
+ * {@link Construction.complete} frees what it has made so far, tensors moved out of scopes by `keep` included.
+ *
+ * ```ts
+ * using construction = new Construction()
+ * this.#k = Tensor.empty(shape, { dtype, device })
+ * this.#v = Tensor.empty(shape, { dtype, device })
+ * construction.complete()
+ * ```
+ */
+export class Construction implements Disposable {
+  readonly #made = new Set<Scoped>()
+
+  constructor() {
+    constructions.push(this.#made)
+  }
+
+  /** All is there: the tensors belong to their owner, or to the construction around this one. */
+  complete(): void {
+    this.#leave()
+    for (const tensor of this.#made) constructions.at(-1)?.add(tensor)
+    this.#made.clear()
+  }
+
+  /** Frees what was made, unless all is. */
+  [Symbol.dispose](): void {
+    this.#leave()
+    disposeAll(this.#made)
+  }
+
+  #leave(): void {
+    const at = constructions.lastIndexOf(this.#made)
+    if (at >= 0) constructions.length = at
+  }
 }
 
 /** Runs `fn` shielded from the scopes around it and returns every tensor made inside and not disposed. */
 export function collect<T>(fn: () => T): { value: T; made: Scoped[] } {
   const frame = new Set<Scoped>()
   frames.push(null, frame)
+  constructions.push(null)
   try {
     return { value: fn(), made: [...frame] }
   } catch (error) {
@@ -30,6 +73,7 @@ export function collect<T>(fn: () => T): { value: T; made: Scoped[] } {
     throw error
   } finally {
     frames.length -= 2
+    constructions.length -= 1
   }
 }
 
@@ -77,17 +121,20 @@ export function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
 }
 
-/** Disposes all, also when one refuses; then throws the first refusal. */
-function disposeAll(tensors: Iterable<Scoped>): void {
-  let refusal: unknown
-  for (const tensor of [...tensors]) {
+/**
+ * Disposes all, also when one refuses; then throws the first refusal. What refused can be disposed again later.
+ * @throws OctetError `TENSOR_IN_GRAPH`
+ */
+export function disposeAll(owners: Iterable<{ dispose(): void } | undefined>): void {
+  let refusal: { readonly error: unknown } | undefined
+  for (const owner of [...owners]) {
     try {
-      tensor.dispose()
+      owner?.dispose()
     } catch (error) {
-      refusal ??= error
+      refusal ??= { error }
     }
   }
-  if (refusal !== undefined) throw refusal
+  if (refusal !== undefined) throw refusal.error
 }
 
 /** Hands the tensors inside a returned value to the enclosing scope. */

@@ -1,5 +1,5 @@
 import { itemSize, OctetError } from '@octet-llm/core'
-import { gatherRows, scatterRows, Tensor, type Device } from '@octet-llm/kernels'
+import { gatherRows, scatterRows, scope, Tensor, type Device } from '@octet-llm/kernels'
 
 import type { PageCopy } from './pages.js'
 
@@ -96,15 +96,14 @@ export class CacheBuffers {
       const rows = Array.from({ length: layers }, (_, layer) => copies.map((copy) => layer * pages + copy[key])).flat()
       return Tensor.from(Int32Array.from(rows), { shape: [rows.length], dtype: 'i32', device: this.#device })
     }
-    const from = ids('from')
-    const to = ids('to')
-    for (const buffer of [this.#k, this.#v]) {
-      const moved = gatherRows({ x: buffer, rows: from })
-      scatterRows({ x: moved, rows: to, out: buffer })
-      moved.dispose()
-    }
-    from.dispose()
-    to.dispose()
+    scope(() => {
+      const [from, to] = [ids('from'), ids('to')]
+      for (const buffer of [this.#k, this.#v]) {
+        const moved = gatherRows({ x: buffer, rows: from })
+        scatterRows({ x: moved, rows: to, out: buffer })
+        moved.dispose()
+      }
+    })
   }
 
   dispose(): void {

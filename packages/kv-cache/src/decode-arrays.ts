@@ -1,4 +1,4 @@
-import { keep, Tensor, type Device } from '@octet-llm/kernels'
+import { Construction, keep, Tensor, type Device } from '@octet-llm/kernels'
 
 import type { ActiveArrays } from './step-arrays.js'
 
@@ -37,6 +37,7 @@ export class DecodeArrays {
 
   /** @param capacity largest width */
   constructor(device: Device, capacity: number, pagesPerRow: number) {
+    using construction = new Construction()
     this.#capacity = capacity
     this.#pages = pagesPerRow
     const cuSeqlensQ = Int32Array.from({ length: capacity + 1 }, (_, i) => i)
@@ -47,6 +48,7 @@ export class DecodeArrays {
     this.#sent = new Int32Array(capacity * pagesPerRow)
     const part = (k: number) => this.#hostLens.subarray(k * capacity, (k + 1) * capacity)
     this.host = { cuSeqlensQ, kvLens: part(0), preStepSeqlens: part(1), positions: part(2), pageTable: new Int32Array(capacity * pagesPerRow) }
+    construction.complete()
   }
 
   get byteLength(): number {

@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { kvAppend, type Device, type Tensor } from '@octet-llm/kernels'
+import { Construction, kvAppend, type Device, type Tensor } from '@octet-llm/kernels'
 
 import { CacheBuffers, type KvDType, type LayerCache } from './buffers.js'
 import { DecodeArrays, type DecodeRows } from './decode-arrays.js'
@@ -73,6 +73,7 @@ export class InferenceParams {
       maxPagesPerSequence: pagesPerSequence,
       affine: !this.isPaged,
     })
+    using construction = new Construction()
     this.#buffers = new CacheBuffers(options.device, options.dtype, {
       layers: options.numLayers,
       pages: this.totalNumPages,
@@ -82,6 +83,7 @@ export class InferenceParams {
     }, options.kvScales)
     const tokens = options.maxBatchSize * (options.maxCtxLen ?? 1)
     this.#arrays = new StepArrays(options.device, options.maxBatchSize, pagesPerSequence, tokens)
+    construction.complete()
   }
 
   /** Sequence of each row. */

@@ -1,5 +1,5 @@
 import { saveCheckpoint, type ModelConfig, type SaveOptions } from '@octet-llm/hf-loader'
-import type { Tensor } from '@octet-llm/kernels'
+import { Construction, type Tensor } from '@octet-llm/kernels'
 import { generateTokens, type GenerateOutput, type GenerateTokensOptions, type GenerationOptions } from '@octet-llm/generation'
 import { DecoderForCausalLM, chooseFromConfig, contextPhase, generationPhase, type FromConfigOptions, type Phase } from '@octet-llm/transformer'
 
@@ -27,6 +27,7 @@ export class TELlamaForCausalLM extends DecoderForCausalLM {
    * @throws OctetError `UNSUPPORTED_MODEL`, `INVALID_ARGUMENT`, `OUT_OF_MEMORY`
    */
   constructor(config: ModelConfig, options: TELlamaOptions) {
+    using construction = new Construction()
     const { device, dtype = 'bf16' } = options
     const tied = options.tieWordEmbeddings ?? config.tieWordEmbeddings
     const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => new TELlamaDecoderLayer(config, i, options))
@@ -45,6 +46,7 @@ export class TELlamaForCausalLM extends DecoderForCausalLM {
     })
     this.config = config
     this.generationConfig = options.generationConfig ?? {}
+    construction.complete()
   }
 
   /** Random weights, the same on every device (docs/random-weights.md). @throws OctetError as the constructor and resolveFp8 */

@@ -49,6 +49,7 @@ export class LanguageModel implements AsyncDisposable {
   readonly #kvCache: CallOptions['kvCache']
   readonly #ownedDevice: Device | undefined
   readonly #textSide: Tokenizer
+  #disposed = false
   #disposal: Promise<void> | undefined
 
   constructor(parts: LanguageModelParts) {
@@ -72,7 +73,7 @@ export class LanguageModel implements AsyncDisposable {
 
   /**
    * A run that writes on from a prompt. Nothing happens until it is read: `for await (… of run.textStream)`,
-   * `run.tokenStream`, or `await run.result()`.
+   * `run.tokenStream`, or `await run.result()`. `dispose()` ends it with `DISPOSED`.
    * @throws OctetError `INVALID_ARGUMENT` or `NOT_SUPPORTED` naming the option; `DISPOSED`. Reading may throw
    *   `CONTEXT_TOO_LONG`, `INVALID_TEMPLATE`, `FILE_NOT_FOUND` (no tokenizer), or the signal's reason.
    */
@@ -100,9 +101,17 @@ export class LanguageModel implements AsyncDisposable {
     return input.hiddenStates === true ? this.model.forward({ ...input, hiddenStates: true }) : this.model.forward({ ...input, hiddenStates: false })
   }
 
-  /** Frees the weights, the tokenizer's process and the device that `loadModel` opened. Waits for work in flight. Idempotent. */
+  /**
+   * Ends the runs that are under way, with `DISPOSED`, and waits for them; then frees the weights, the tokenizer's process and
+   * the device that `loadModel` opened. Idempotent; never from within a callback of a run that waits for it.
+   * @throws OctetError `TENSOR_IN_GRAPH` while a graph of the caller's own holds weights: a call after its end frees them
+   */
   dispose(): Promise<void> {
-    this.#disposal ??= this.#release()
+    this.#disposed = true
+    this.#disposal ??= this.#release().catch((error: unknown) => {
+      this.#disposal = undefined
+      throw error
+    })
     return this.#disposal
   }
 
@@ -111,13 +120,19 @@ export class LanguageModel implements AsyncDisposable {
   }
 
   async #release(): Promise<void> {
-    await this.tokenizer?.dispose()
-    await this.model.dispose()
-    await this.#ownedDevice?.dispose()
+    try {
+      await this.model.dispose()
+    } finally {
+      try {
+        await this.tokenizer?.dispose()
+      } finally {
+        await this.#ownedDevice?.dispose()
+      }
+    }
   }
 
   #checkAlive(op: string): void {
-    if (this.#disposal === undefined) return
+    if (!this.#disposed) return
     throw new OctetError('DISPOSED', { op, argument: 'model', expected: 'a loaded model', received: 'a disposed one', hint: 'load it again' })
   }
 }

@@ -82,6 +82,22 @@ describe('randomModel', () => {
     await device.dispose()
   })
 
+  it('counts the bytes of the dtype that it would make, and leaves nothing where memory runs out on the way', async () => {
+    const file = join(await mkdtemp(join(dir, 'float-')), 'config.json')
+    await writeFile(file, JSON.stringify({ ...RANDOM_MODELS['llama-3-8b'], ...TINY, vocab_size: 50_000, torch_dtype: 'float32', dtype: 'float32' }))
+    const matrices = 2 * 50_000 * 64 + 2 * (2 * 64 * 16 * 6 + 3 * 64 * 96)
+    const half = await openDevice('cpu', { memoryLimit: 3 * matrices })
+    await expect(randomModel(file, { device: half })).rejects.toMatchObject({ code: 'OUT_OF_MEMORY', received: `${4 * matrices} bytes for the weights of ${file}` })
+    expect(half.memoryStats().reservedBytes).toBe(0)
+    await half.dispose()
+    // Room for what is counted, and not for the slab of what is not.
+    const scant = await openDevice('cpu', { memoryLimit: 4 * matrices })
+    await expect(randomModel(file, { device: scant })).rejects.toMatchObject({ code: 'OUT_OF_MEMORY' })
+    expect(scant.memoryStats()).toMatchObject({ allocatedBytes: 0, allocations: 0 })
+    expect(scant.memoryStats().peakAllocatedBytes).toBeGreaterThan(0)
+    await scant.dispose()
+  })
+
   it('writes tokens from the command line, the same for the same seed; FP8 too', async () => {
     const ids = join(dir, 'ids.json')
     await writeFile(ids, JSON.stringify({ input_ids: [[3, 4, 5], [9]] }))

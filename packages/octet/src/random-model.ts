@@ -5,6 +5,7 @@ import { parseConfig, readConfig, type ModelConfig } from '@octet-llm/hf-loader/
 import { openDevice, type Device } from '@octet-llm/kernels'
 import { TEGemmaForCausalLM } from '@octet-llm/models-gemma'
 import { TELlamaForCausalLM } from '@octet-llm/models-llama'
+import { randomDtype } from '@octet-llm/transformer'
 import { LanguageModel } from './language-model.js'
 import type { LoadModelOptions } from './load-model.js'
 import { RANDOM_MODELS, type RandomModelName } from './random-configs.js'
@@ -45,7 +46,8 @@ export async function randomModel(config: RandomModelName | (string & {}), optio
 }
 
 /** Bytes of the matrices. */
-function weightsBytes(config: ModelConfig, { dtype, fp8 }: RandomModelOptions): number {
+function weightsBytes(config: ModelConfig, { dtype: asked = 'auto', fp8 }: RandomModelOptions): number {
+  const dtype = asked === 'auto' ? randomDtype(config.dtype) : asked
   const { hiddenSize: d, intermediateSize: f, headDim, numAttentionHeads, numKeyValueHeads, numHiddenLayers, vocabSize } = config
   const item = dtype === 'f32' ? 4 : 2
   const layers = numHiddenLayers * (2 * d * headDim * (numAttentionHeads + numKeyValueHeads) + 3 * d * f)

@@ -2,6 +2,7 @@ import type { AsyncDisposable } from '@octet-llm/core'
 import type { Device, Tensor } from '@octet-llm/kernels'
 import type { InferenceParams, KvDType } from '@octet-llm/kv-cache'
 
+import type { Lifetime } from './lifetime.js'
 import type { Workspace } from './workspace.js'
 
 import type { Fp8Context } from './fp8/context.js'
@@ -88,6 +89,8 @@ export interface ModelMemory {
 export interface CausalLM extends AsyncDisposable {
   readonly info: CausalLMInfo
   readonly device: Device
+  /** Ended by dispose(), which waits for the work inside it. Generation runs inside it; a model without one is not disposed while it is used. */
+  readonly lifetime?: Lifetime
   /** A KV cache that fits this model. @throws OctetError `INVALID_ARGUMENT`, `OUT_OF_MEMORY` */
   createInferenceParams(request: InferenceParamsRequest): InferenceParams
   /**

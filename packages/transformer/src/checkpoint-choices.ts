@@ -72,10 +72,14 @@ export interface FromConfigOptions {
   readonly seed?: number
 }
 
+/** What `auto` is for random weights. @param stated dtype of config.json */
+export function randomDtype(stated: DType | null): 'f32' | 'bf16' {
+  return stated === null || stated === 'bf16' ? 'bf16' : 'f32'
+}
+
 /** The same with every choice made. @param stated dtype of config.json @throws OctetError as resolveFp8 */
 export function chooseFromConfig({ dtype = 'auto', fp8, ...rest }: FromConfigOptions, stated: DType | null): Omit<FromConfigOptions, 'dtype' | 'fp8'> & { readonly dtype: 'f32' | 'bf16'; readonly fp8: Fp8Inference | undefined } {
-  const own = stated === null || stated === 'bf16' ? 'bf16' : 'f32'
-  return { ...rest, dtype: dtype === 'auto' ? own : dtype, fp8: resolveFp8(fp8, false) }
+  return { ...rest, dtype: dtype === 'auto' ? randomDtype(stated) : dtype, fp8: resolveFp8(fp8, false) }
 }
 
 /** Named tensors of a file or of a checkpoint. */

@@ -1,5 +1,5 @@
 import { OctetError, formatShape, numel, type WeightSink, type WeightSlot } from '@octet-llm/core'
-import { embedding, gatherRows, linear, scatterRows, softcap, Tensor, type Device } from '@octet-llm/kernels'
+import { Construction, disposeAll, embedding, gatherRows, linear, scatterRows, softcap, Tensor, type Device } from '@octet-llm/kernels'
 import { InferenceParams, type KvLayerScales } from '@octet-llm/kv-cache'
 
 import type { CausalLM, CausalLMInfo, ForwardInput, ForwardOutput, InferenceParamsRequest, ModelMemory, StepOptions } from './causal-lm.js'
@@ -10,6 +10,7 @@ import { checkCalibration, kvScalesOf, type Calibration } from './fp8/calibratio
 import { quantizedCheckpoint, type QuantizedCheckpoint } from './fp8/export.js'
 import type { Fp8Context } from './fp8/context.js'
 import type { Fp8Inference } from './fp8/inference.js'
+import { Lifetime } from './lifetime.js'
 import { Linear } from './linear.js'
 import { findWeight, weightStream, type ModuleOptions } from './module.js'
 import { RMSNorm, type Norm } from './norm.js'
@@ -62,6 +63,7 @@ export class DecoderForCausalLM implements CausalLM {
   readonly dtype: 'f32' | 'bf16'
   readonly layers: readonly DecoderLayer[]
   readonly tieWordEmbeddings: boolean
+  readonly lifetime = new Lifetime()
   readonly #options: DecoderOptions
   readonly #embedding: Weight
   /** Undefined: the embedding table is the head. */
@@ -75,10 +77,11 @@ export class DecoderForCausalLM implements CausalLM {
   readonly #owned: { dispose(): void }[] = []
   #calibration: Calibration | undefined
   #warned = false
-  #disposed = false
+  #disposal: Promise<void> | undefined
 
   /** @throws OctetError `INVALID_ARGUMENT`, `OUT_OF_MEMORY` */
   constructor(options: DecoderOptions) {
+    using construction = new Construction()
     const { device, info, dtype } = options
     this.#options = options
     this.info = info
@@ -106,6 +109,7 @@ export class DecoderForCausalLM implements CausalLM {
     this.#linears = this.#nameLinears()
     this.#fp8 = options.fp8 === undefined ? undefined : new DecoderFp8(options.fp8, this.#linears)
     if (options.initialize !== false) this.#initialize(options.seed ?? 0, options.initStd ?? 0.02)
+    construction.complete()
   }
 
   createInferenceParams(request: InferenceParamsRequest): InferenceParams {
@@ -172,25 +176,27 @@ export class DecoderForCausalLM implements CausalLM {
     this.#alive('forward')
     const packed = packInput(this.device, input)
     const workspace = new Workspace(this.device)
+    const states: Tensor[] = []
     try {
       const context: LayerContext = { workspace, ranges: packed.ranges, fp8: input.fp8 }
       const contexts = this.#contexts(context, packed.positions, packed.runs)
       const keepAll = input.hiddenStates === true
-      const states: Tensor[] = []
       let x = this.#embed(packed.tokens, workspace.get('x', [packed.count, this.info.hiddenSize], this.dtype))
       for (const [i, layer] of this.layers.entries()) {
         if (keepAll) states.push(this.#padded(x, packed))
         x = layer.run(x, contexts[i]!, x)
       }
       const normed = this.#padded(this.#norm.forward(x, workspace.get('normed', x.shape, x.dtype)), packed)
-      const flat = normed.view([packed.batch * packed.width, this.info.hiddenSize])
-      const logits = this.#project(flat, workspace, input.fp8)
-      flat.dispose()
+      states.push(normed)
+      using flat = normed.view([packed.batch * packed.width, this.info.hiddenSize])
+      using logits = this.#project(flat, workspace, input.fp8)
       const shaped = logits.view([packed.batch, packed.width, this.info.vocabSize])
-      logits.dispose()
-      if (keepAll) return { logits: shaped, hiddenStates: [...states, normed] }
+      if (keepAll) return { logits: shaped, hiddenStates: states }
       normed.dispose()
       return shaped
+    } catch (error) {
+      disposeAll(states)
+      throw error
     } finally {
       packed.dispose()
       workspace.dispose()
@@ -293,12 +299,18 @@ export class DecoderForCausalLM implements CausalLM {
     }
   }
 
-  /** Waits for enqueued work, then frees weights, tables and activations. Idempotent. */
-  async dispose(): Promise<void> {
-    if (this.#disposed) return
-    this.#disposed = true
-    for (const owner of [...this.#owned, ...this.layers, ...this.#ropes, this.#norm, this.#embedding, this.#head, this.#workspace]) owner?.dispose()
-    await this.device.synchronize()
+  /**
+   * Ends generations of this model that run, with `DISPOSED`, and waits for them and for enqueued work; then frees weights,
+   * tables and activations. Idempotent; never from within a callback of a generation that waits for it.
+   * @throws OctetError `TENSOR_IN_GRAPH` while a graph of the caller holds weights: what no graph holds is free by then, and
+   *   a call after the graph's dispose() frees the rest
+   */
+  dispose(): Promise<void> {
+    this.#disposal ??= this.#release().catch((error: unknown) => {
+      this.#disposal = undefined
+      throw error
+    })
+    return this.#disposal
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -336,11 +348,16 @@ export class DecoderForCausalLM implements CausalLM {
   /** @returns f32 [N, V], the caller's */
   #project(x: Tensor, workspace: Workspace, fp8: Fp8Context | undefined): Tensor {
     const out = Tensor.empty([x.shape[0]!, this.info.vocabSize], { dtype: 'f32', device: this.device })
-    if (this.#head === undefined) linear({ x, weight: this.#embedding.tensor, out })
-    // As in TransformerEngine's models the head is no part of an autocast; it is in FP8 where its weight is.
-    else this.#head.run(x, { out, workspace, fp8: this.#head.weight.rule === undefined ? undefined : fp8 })
-    const cap = this.#options.finalLogitSoftcapping
-    return cap === undefined ? out : softcap({ x: out, cap, out })
+    try {
+      if (this.#head === undefined) linear({ x, weight: this.#embedding.tensor, out })
+      // As in TransformerEngine's models the head is no part of an autocast; it is in FP8 where its weight is.
+      else this.#head.run(x, { out, workspace, fp8: this.#head.weight.rule === undefined ? undefined : fp8 })
+      const cap = this.#options.finalLogitSoftcapping
+      return cap === undefined ? out : softcap({ x: out, cap, out })
+    } catch (error) {
+      out.dispose()
+      throw error
+    }
   }
 
   /** Packed tokens as [B, S, hidden], pads zero; a new tensor. */
@@ -371,8 +388,14 @@ export class DecoderForCausalLM implements CausalLM {
     return scales
   }
 
+  async #release(): Promise<void> {
+    await this.lifetime.end(new OctetError('DISPOSED', { op: 'generate', message: '[generate] the model was disposed; load it again' }))
+    disposeAll([...this.#owned, ...this.layers, ...this.#ropes, this.#norm, this.#embedding, this.#head, this.#workspace])
+    if (!this.device.disposed) await this.device.synchronize()
+  }
+
   #alive(op: string): void {
-    if (this.#disposed) throw new OctetError('DISPOSED', { op, message: `[${op}] the model was disposed; load it again` })
+    if (this.lifetime.signal.aborted) throw new OctetError('DISPOSED', { op, message: `[${op}] the model was disposed; load it again` })
   }
 }
 

@@ -1,5 +1,5 @@
 import { OctetError, formatShape } from '@octet-llm/core'
-import { Tensor, type Device } from '@octet-llm/kernels'
+import { disposeAll, Tensor, type Device } from '@octet-llm/kernels'
 
 import type { ForwardInput } from './causal-lm.js'
 import type { TokenRanges } from './context.js'
@@ -38,6 +38,16 @@ export function packInput(device: Device, input: ForwardInput): PackedInput {
     return mask === undefined ? columns : columns.filter((i) => mask[i])
   })
   const temporary: Tensor[] = []
+  try {
+    return pack(device, inputIds, [batch, width], kept, temporary)
+  } catch (error) {
+    disposeAll(temporary)
+    throw error
+  }
+}
+
+/** @param kept columns of each row that are tokens */
+function pack(device: Device, inputIds: ForwardInput['inputIds'], [batch, width]: readonly [number, number], kept: readonly (readonly number[])[], temporary: Tensor[]): PackedInput {
   const i32 = (data: number[]) => indexArray(device, data, temporary)
   const lens = kept.map((columns) => columns.length)
   const count = lens.reduce((sum, n) => sum + n, 0)
@@ -55,9 +65,7 @@ export function packInput(device: Device, input: ForwardInput): PackedInput {
     index,
     ranges,
     runs: lens.map((n) => ({ begin: 0, count: n })),
-    dispose: () => {
-      for (const t of temporary) t.dispose()
-    },
+    dispose: () => disposeAll(temporary),
   }
 }
 

@@ -1,4 +1,4 @@
-import { keep, Tensor, type Device } from '@octet-llm/kernels'
+import { disposeAll, keep, Tensor, type Device } from '@octet-llm/kernels'
 
 /** Who keeps the arrays of the forwards that run now; forwards are synchronous, so this never outlives a call. */
 let collector: ((data: Int32Array, device: Device) => Tensor | undefined) | undefined
@@ -28,7 +28,7 @@ export class IndexArrays {
   }
 
   dispose(): void {
-    for (const t of this.#tensors.values()) t.dispose()
+    disposeAll(this.#tensors.values())
     this.#tensors.clear()
   }
 

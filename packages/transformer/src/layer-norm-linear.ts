@@ -1,4 +1,4 @@
-import type { Tensor } from '@octet-llm/kernels'
+import { Construction, disposeAll, type Tensor } from '@octet-llm/kernels'
 
 import type { RunOptions } from './context.js'
 import { Linear, type LinearOptions } from './linear.js'
@@ -24,17 +24,21 @@ export class LayerNormLinear implements Module {
   readonly linear: Linear
 
   constructor(options: LayerNormLinearOptions) {
+    using construction = new Construction()
     this.linear = new Linear(options)
     this.norm = makeNorm(options.normalization ?? 'LayerNorm', { ...options, normalizedShape: options.inFeatures })
     if (options.initialize !== false) this.norm.initialize()
+    construction.complete()
   }
 
   /** @param x [..., K] @returns [..., N]. @throws OctetError `SHAPE_MISMATCH`, `DTYPE_MISMATCH` */
   forward(x: Tensor, options: Pick<RunOptions, 'fp8'> = {}): Tensor {
     const workspace = new Workspace(x.device)
-    const y = this.run(x, workspace, options)
-    workspace.dispose()
-    return y
+    try {
+      return this.run(x, workspace, options)
+    } finally {
+      workspace.dispose()
+    }
   }
 
   run(x: Tensor, workspace: Workspace, options: RunOptions = {}): Tensor {
@@ -50,8 +54,7 @@ export class LayerNormLinear implements Module {
   }
 
   dispose(): void {
-    this.norm.dispose()
-    this.linear.dispose()
+    disposeAll([this.norm, this.linear])
   }
 }
 

@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { activation, gatedActivation, type Tensor } from '@octet-llm/kernels'
+import { activation, Construction, disposeAll, gatedActivation, type Tensor } from '@octet-llm/kernels'
 
 import type { RunOptions } from './context.js'
 import { normWeights, runNormed } from './layer-norm-linear.js'
@@ -54,6 +54,7 @@ export class LayerNormMLP implements Module {
     if (!isGated(this.activation) && !(PLAIN_ACTIVATIONS as readonly string[]).includes(this.activation)) {
       throw new OctetError('INVALID_ARGUMENT', { op: 'LayerNormMLP', argument: 'activation', expected: [...PLAIN_ACTIVATIONS, ...GATED_ACTIVATIONS].join(', '), received: String(this.activation) })
     }
+    using construction = new Construction()
     const gate = isGated(this.activation)
     this.norm = makeNorm(options.normalization ?? 'LayerNorm', { ...options, normalizedShape: hiddenSize })
     if (options.initialize !== false) this.norm.initialize()
@@ -65,14 +66,17 @@ export class LayerNormMLP implements Module {
       ...(gate ? { parametersSplit: [{ name: 'gate', rows: ffnHiddenSize }, { name: 'up', rows: ffnHiddenSize }] } : {}),
     })
     this.fc2 = new Linear({ ...options, inFeatures: ffnHiddenSize, outFeatures: hiddenSize, streams: [weightStream(layerNumber, 6)] })
+    construction.complete()
   }
 
   /** @param x [..., hidden] @returns [..., hidden]. @throws OctetError `SHAPE_MISMATCH`, `DTYPE_MISMATCH` */
   forward(x: Tensor, options: Pick<RunOptions, 'fp8'> = {}): Tensor {
     const workspace = new Workspace(x.device)
-    const y = this.run(x, workspace, options)
-    workspace.dispose()
-    return y
+    try {
+      return this.run(x, workspace, options)
+    } finally {
+      workspace.dispose()
+    }
   }
 
   /** @param sum see Norm.forward */
@@ -101,7 +105,7 @@ export class LayerNormMLP implements Module {
   }
 
   dispose(): void {
-    for (const part of [this.norm, this.fc1, this.fc2]) part.dispose()
+    disposeAll([this.norm, this.fc1, this.fc2])
   }
 }
 

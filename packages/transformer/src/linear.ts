@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { keep, linear, Tensor, type Device, type QuantizedOutput, type QuantizedTensor, type TensorDType } from '@octet-llm/kernels'
+import { Construction, disposeAll, keep, linear, Tensor, type Device, type QuantizedOutput, type QuantizedTensor, type TensorDType } from '@octet-llm/kernels'
 
 import type { RunOptions } from './context.js'
 import { activationTarget, quantizeActivations, type ActivationsLike } from './fp8/activations.js'
@@ -61,8 +61,10 @@ export class Linear implements Module {
     this.bias = (options.bias ?? true) ? new Weight({ device, dtype: 'f32', shape: [outFeatures], segments }) : undefined
     if (options.initialize === false) return
     const streams = options.streams ?? (segments ?? [0]).map((_, i) => weightStream(0, i))
+    using construction = new Construction()
     this.weight.randomize(options.seed ?? 0, options.initStd ?? 0.02, streams)
     this.bias?.fill(0)
+    construction.complete()
   }
 
   /** @param x [..., K] @returns [..., N] in x's dtype. @throws OctetError `SHAPE_MISMATCH`, `DTYPE_MISMATCH` */
@@ -179,12 +181,8 @@ export class Linear implements Module {
   }
 
   dispose(): void {
-    this.weight.dispose()
-    this.bias?.dispose()
-    this.#scale?.dispose()
+    disposeAll([this.weight, this.bias, this.#scale, this.#state, ...this.#updates])
     this.#scale = undefined
-    this.#state?.dispose()
-    for (const update of this.#updates) update.dispose()
     this.#updates = []
   }
 

@@ -1,4 +1,4 @@
-import { cast, keep, linear, scale, Tensor, upload, type Device } from '@octet-llm/kernels'
+import { cast, disposeAll, keep, linear, scale, scope, Tensor, upload, type Device } from '@octet-llm/kernels'
 import type { TensorSource } from '@octet-llm/core'
 
 import type { Workspace } from './workspace.js'
@@ -30,9 +30,12 @@ export class LowRankUpdate {
 
   /** @throws what `upload` throws; nothing stays allocated then */
   static async read(rows: readonly [begin: number, end: number], { a, b, scaling }: LoraFactors, device: Device, dtype: 'f32' | 'bf16', signal: AbortSignal | undefined): Promise<LowRankUpdate> {
-    const down = keep(Tensor.empty(a.shape, { dtype, device }))
-    const right = Tensor.empty(b.shape, { dtype: 'f32', device })
-    const up = keep(Tensor.empty(b.shape, { dtype, device }))
+    const { down, right, up } = scope(() => ({
+      down: Tensor.empty(a.shape, { dtype, device }),
+      right: Tensor.empty(b.shape, { dtype: 'f32', device }),
+      up: Tensor.empty(b.shape, { dtype, device }),
+    }))
+    for (const t of [down, up]) keep(t)
     try {
       await upload(a, down, { signal })
       await upload(b, right, { signal })
@@ -74,7 +77,6 @@ export class LowRankUpdate {
   }
 
   dispose(): void {
-    this.#a.dispose()
-    this.#b.dispose()
+    disposeAll([this.#a, this.#b])
   }
 }

@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { copy, rope, ropeKvAppend, type Tensor } from '@octet-llm/kernels'
+import { Construction, copy, disposeAll, rope, ropeKvAppend, type Tensor } from '@octet-llm/kernels'
 import type { InferenceParams, QkvFormat } from '@octet-llm/kv-cache'
 
 import type { ForwardContext, LayerContext, RunOptions } from './context.js'
@@ -98,6 +98,7 @@ export class MultiheadAttention implements Module {
       parametersSplit: segments,
       streams: [0, 1, 2].map((i) => weightStream(layerNumber, i)),
     }
+    using construction = new Construction()
     this.layernormQkv = options.inputLayernorm === true ? new LayerNormLinear(projection) : undefined
     this.qkv = this.layernormQkv?.linear ?? new Linear(projection)
     this.proj = new Linear({
@@ -119,6 +120,7 @@ export class MultiheadAttention implements Module {
     const interleaved = fused && (options.qkvWeightInterleaved ?? true)
     this.#stateRows = interleaved ? interleavedQkvRows(heads, kvHeads, headDim) : undefined
     this.#fused = fused
+    construction.complete()
   }
 
   readonly #fused: boolean
@@ -165,7 +167,7 @@ export class MultiheadAttention implements Module {
   }
 
   dispose(): void {
-    for (const part of [this.layernormQkv ?? this.qkv, this.proj, this.qNorm, this.kNorm, this.core]) part?.dispose()
+    disposeAll([this.layernormQkv ?? this.qkv, this.proj, this.qNorm, this.kNorm, this.core])
   }
 
   #parts(): [string, Module | undefined][] {
@@ -209,16 +211,19 @@ export class MultiheadAttention implements Module {
     const { heads, kvHeads, headDim } = this.core
     const ends = [heads, heads + kvHeads, heads + 2 * kvHeads].map((n) => n * headDim) as [number, number, number]
     const parts = [qkv.columns(0, ends[0]), qkv.columns(ends[0], ends[1]), qkv.columns(ends[1], ends[2])] as const
-    const q = this.#position(parts[0], 'q', heads, this.qNorm, ctx.rope, ctx.workspace)
-    const k = this.#position(parts[1], 'k', kvHeads, this.kNorm, ctx.rope, ctx.workspace)
-    ctx.fp8?.observer?.keysAndValues(this.core, k, parts[2])
-    if (ctx.inferenceParams === undefined) {
-      this.core.attend(q, k, parts[2], ctx, out)
-    } else {
-      this.core.append(k, parts[2], ctx.inferenceParams)
-      this.core.attendCached(q, ctx, out)
+    try {
+      const q = this.#position(parts[0], 'q', heads, this.qNorm, ctx.rope, ctx.workspace)
+      const k = this.#position(parts[1], 'k', kvHeads, this.kNorm, ctx.rope, ctx.workspace)
+      ctx.fp8?.observer?.keysAndValues(this.core, k, parts[2])
+      if (ctx.inferenceParams === undefined) {
+        this.core.attend(q, k, parts[2], ctx, out)
+      } else {
+        this.core.append(k, parts[2], ctx.inferenceParams)
+        this.core.attendCached(q, ctx, out)
+      }
+    } finally {
+      disposeAll(parts)
     }
-    for (const t of parts) t.dispose()
   }
 
   /** q or k, normalised and rotated in the order that the options ask for. */

@@ -1,4 +1,4 @@
-import { layerNorm, rmsNorm, type Device, type QuantizedOutput, type Tensor } from '@octet-llm/kernels'
+import { disposeAll, layerNorm, rmsNorm, type Device, type QuantizedOutput, type Tensor } from '@octet-llm/kernels'
 
 import { Weight } from './weight.js'
 
@@ -54,8 +54,7 @@ export abstract class Norm {
   abstract forward(x: Tensor, out?: Tensor, sum?: ResidualSum): Tensor
 
   dispose(): void {
-    this.weight.dispose()
-    this.bias?.dispose()
+    disposeAll([this.weight, this.bias])
   }
 }
 

@@ -1,5 +1,5 @@
 import { OctetError, type ScaleGranularity } from '@octet-llm/core'
-import { gatherRows, keep, quantize, Tensor, type Device, type QuantizedTensor } from '@octet-llm/kernels'
+import { disposeAll, gatherRows, keep, quantize, Tensor, type Device, type QuantizedTensor } from '@octet-llm/kernels'
 
 /** How a tensor is quantized to e4m3 from its own values. */
 export interface QuantizeRule {
@@ -119,7 +119,7 @@ export class QuantizedStorage {
   }
 
   dispose(): void {
-    for (const t of [...this.#views, ...this.#scales.values(), this.codes]) t.dispose()
+    disposeAll([...this.#views, ...this.#scales.values(), this.codes])
   }
 
   #merge(): WeightRun[] {

@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { keep, Tensor, type Device } from '@octet-llm/kernels'
+import { disposeAll, keep, scope, Tensor, type Device } from '@octet-llm/kernels'
 
 import { ropeFrequencies, ropeTables, type RopeFrequencies, type RopeScaling } from './rope.js'
 
@@ -76,9 +76,10 @@ export class RotaryPositionEmbedding {
     let rows = this.#tables?.rows ?? FIRST_ROWS
     while (rows < length) rows *= 2
     const host = ropeTables(this.#frequencies, Int32Array.from({ length: rows }, (_, i) => i))
+    const { cos, sin } = this.#upload(host, rows)
     this.#retire(this.#tables?.cos)
     this.#retire(this.#tables?.sin)
-    this.#tables = { ...this.#upload(host, rows), rows }
+    this.#tables = { cos: keep(cos), sin: keep(sin), rows }
     return this.#tables
   }
 
@@ -95,11 +96,10 @@ export class RotaryPositionEmbedding {
   }
 
   dispose(): void {
-    this.#tables?.cos.dispose()
-    this.#tables?.sin.dispose()
+    disposeAll([this.#tables?.cos, this.#tables?.sin, ...this.#outgrown, ...Object.values(this.#stepTables ?? {})])
     this.#tables = undefined
-    for (const t of this.#outgrown.splice(0)) t.dispose()
-    this.#dropStepTables()
+    this.#outgrown.length = 0
+    this.#stepTables = undefined
   }
 
   #retire(table: Tensor | undefined): void {
@@ -132,16 +132,16 @@ export class RotaryPositionEmbedding {
     }
     this.#dropStepTables()
     const rows = Int32Array.from({ length: tokens }, (_, i) => i)
-    this.#stepTables = {
-      ...this.#upload({ cos: join('cos'), sin: join('sin') }, tokens),
-      positions: keep(Tensor.from(rows, { shape: [tokens], dtype: 'i32', device: this.#device })),
-    }
-    return this.#stepTables
+    const made = scope(() => ({ ...this.#upload({ cos: join('cos'), sin: join('sin') }, tokens), positions: Tensor.from(rows, { shape: [tokens], dtype: 'i32', device: this.#device }) }))
+    for (const t of Object.values(made)) keep(t)
+    this.#stepTables = made
+    return made
   }
 
+  /** Both or neither, of the innermost scope. */
   #upload(host: { cos: Float32Array; sin: Float32Array }, rows: number): { cos: Tensor; sin: Tensor } {
     const options = { shape: [rows, this.dim / 2], dtype: 'f32', device: this.#device } as const
-    return { cos: keep(Tensor.from(host.cos, options)), sin: keep(Tensor.from(host.sin, options)) }
+    return scope(() => ({ cos: Tensor.from(host.cos, options), sin: Tensor.from(host.sin, options) }))
   }
 
   #dropStepTables(): void {

@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { add, type Tensor } from '@octet-llm/kernels'
+import { add, Construction, disposeAll, type Tensor } from '@octet-llm/kernels'
 import type { QkvFormat } from '@octet-llm/kv-cache'
 
 import type { ForwardContext, LayerContext, RunOptions } from './context.js'
@@ -96,6 +96,7 @@ export class TransformerLayer implements DecoderLayer {
     checkSizes('TransformerLayer', { hiddenSize, ffnHiddenSize: options.ffnHiddenSize, layerNumber: options.layerNumber ?? 1 })
     checkDropout('TransformerLayer', 'hiddenDropout', options.hiddenDropout)
     const biases = typeof bias === 'boolean' ? { qkv: bias, proj: bias, mlp: bias } : { qkv: true, proj: true, mlp: true, ...bias }
+    using construction = new Construction()
     this.selfAttention = new MultiheadAttention({
       ...options,
       attnMaskType: options.selfAttnMaskType,
@@ -111,6 +112,7 @@ export class TransformerLayer implements DecoderLayer {
       this.postMlpNorm = norm()
       if (options.initialize !== false) for (const n of [this.postAttentionNorm, this.postMlpNorm]) n.initialize()
     }
+    construction.complete()
   }
 
   get attnInputFormat(): QkvFormat {
@@ -159,7 +161,7 @@ export class TransformerLayer implements DecoderLayer {
   }
 
   dispose(): void {
-    for (const part of [this.selfAttention, this.layernormMlp, this.postAttentionNorm, this.postMlpNorm]) part?.dispose()
+    disposeAll([this.selfAttention, this.layernormMlp, this.postAttentionNorm, this.postMlpNorm])
   }
 
   [Symbol.dispose](): void {

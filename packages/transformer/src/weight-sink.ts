@@ -1,5 +1,5 @@
 import { OctetError, type QuantizedSource, type TensorSource, type WeightSink, type WeightSlot } from '@octet-llm/core'
-import { cast, copy, dequantize, linear, scale, Tensor, upload, type Device } from '@octet-llm/kernels'
+import { cast, copy, dequantize, linear, scale, scope, Tensor, upload, type Device } from '@octet-llm/kernels'
 
 import { LowRankUpdate, type LoraFactors } from './low-rank.js'
 import type { Weight } from './weight.js'
@@ -109,8 +109,10 @@ async function stage(
 }
 
 async function readDequantized(source: QuantizedSource, out: Tensor, signal: AbortSignal | undefined): Promise<void> {
-  const data = Tensor.empty(source.data.shape, { dtype: source.data.dtype as 'e4m3', device: out.device })
-  const scaleInv = Tensor.empty(source.scaleInv.shape, { dtype: 'f32', device: out.device })
+  const { data, scaleInv } = scope(() => ({
+    data: Tensor.empty(source.data.shape, { dtype: source.data.dtype as 'e4m3', device: out.device }),
+    scaleInv: Tensor.empty(source.scaleInv.shape, { dtype: 'f32', device: out.device }),
+  }))
   try {
     await upload(source.data, data, { signal })
     await upload(source.scaleInv, scaleInv, { signal })
@@ -125,7 +127,7 @@ async function readDequantized(source: QuantizedSource, out: Tensor, signal: Abo
 async function merge(values: Tensor, { a, b, scaling }: LoraFactors, signal: AbortSignal | undefined): Promise<void> {
   const { device } = values
   const [rank, columns] = a.shape as [number, number]
-  const [down, right] = [Tensor.empty([columns, rank], { dtype: 'f32', device }), Tensor.empty(b.shape, { dtype: 'f32', device })]
+  const [down, right] = scope(() => [Tensor.empty([columns, rank], { dtype: 'f32', device }), Tensor.empty(b.shape, { dtype: 'f32', device })] as const)
   try {
     const [outer, inner] = a.strides ?? [columns, 1]
     await upload({ ...a, shape: [columns, rank], strides: [inner!, outer!] }, down, { signal })

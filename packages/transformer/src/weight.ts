@@ -1,5 +1,5 @@
 import { OctetError, itemSize, numel, type Shape } from '@octet-llm/core'
-import { cast, fill, keep, randomWeights, Tensor, type Device, type QuantizedTensor, type TensorDType } from '@octet-llm/kernels'
+import { cast, disposeAll, fill, keep, randomWeights, scope, Tensor, type Device, type QuantizedTensor, type TensorDType } from '@octet-llm/kernels'
 
 import { QuantizedStorage, type QuantizeRule, type RowRange, type WeightRun } from './quantized-storage.js'
 
@@ -165,18 +165,12 @@ export class Weight {
    */
   quantizeFrom(values: Tensor, segment?: string): void {
     const { storage } = this
-    // `quantize` reads no f16; float32 holds its values exactly.
-    const wide = values.dtype === 'f16' ? cast({ x: values, dtype: 'f32' }) : undefined
-    const source = wide ?? values
-    if (segment !== undefined) storage.store(segment, source, this.#rule!)
-    else {
-      for (const { name, begin, end } of this.#ranges()) {
-        const rows = source.rows(begin, end)
-        storage.store(name, rows, this.#rule!)
-        rows.dispose()
-      }
-    }
-    wide?.dispose()
+    scope(() => {
+      // `quantize` reads no f16; float32 holds its values exactly.
+      const source = values.dtype === 'f16' ? cast({ x: values, dtype: 'f32' }) : values
+      if (segment !== undefined) storage.store(segment, source, this.#rule!)
+      else for (const { name, begin, end } of this.#ranges()) storage.store(name, source.rows(begin, end), this.#rule!)
+    })
   }
 
   get size(): number {
@@ -184,18 +178,17 @@ export class Weight {
   }
 
   dispose(): void {
-    for (const t of this.#views.values()) t.dispose()
-    this.#tensor?.dispose()
-    this.#storage?.dispose()
+    disposeAll([...this.#views.values(), this.#tensor, this.#storage])
   }
 
   /** Values of one segment, made in the unquantized dtype and quantized: only they exist twice. */
   #stage(segment: string | undefined, write: (out: Tensor) => void): void {
     const dtype = this.#dtype === 'bf16' ? 'bf16' : 'f32'
-    const staged = Tensor.empty(this.shapeOf(segment), { dtype, device: this.device })
-    write(staged)
-    this.storage.store(segment, staged, this.#rule!)
-    staged.dispose()
+    scope(() => {
+      const staged = Tensor.empty(this.shapeOf(segment), { dtype, device: this.device })
+      write(staged)
+      this.storage.store(segment, staged, this.#rule!)
+    })
   }
 
   #ranges(): RowRange[] {

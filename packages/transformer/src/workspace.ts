@@ -1,5 +1,5 @@
 import { sameShape, type Shape } from '@octet-llm/core'
-import { keep, Tensor, type Device, type TensorDType } from '@octet-llm/kernels'
+import { disposeAll, keep, Tensor, type Device, type TensorDType } from '@octet-llm/kernels'
 
 /**
  * Named buffers for values between two ops. One queue runs its ops in order, so layers share them: the next layer may
@@ -33,7 +33,7 @@ export class Workspace {
 
   /** Frees every buffer; the workspace stays usable. */
   clear(): void {
-    for (const t of this.#buffers.values()) t.dispose()
+    disposeAll(this.#buffers.values())
     this.#buffers.clear()
   }
 

@@ -1,4 +1,4 @@
-import { advanceDecode, argmax, sample, Tensor, type Device, type Graph } from '@octet-llm/kernels'
+import { advanceDecode, argmax, Construction, sample, Tensor, type Device, type Graph } from '@octet-llm/kernels'
 import type { DecodeRows, InferenceParams } from '@octet-llm/kv-cache'
 import { Workspace, type CausalLM } from '@octet-llm/transformer'
 import type { DeviceSelection } from './task.js'
@@ -55,6 +55,7 @@ export class DecodeGraphs {
   #disposed = false
 
   constructor(model: CausalLM, params: InferenceParams) {
+    using construction = new Construction()
     const device = model.device
     const capacity = bucketOf(params.maxBatchSize)
     this.#model = model
@@ -66,6 +67,7 @@ export class DecodeGraphs {
     this.#chosen = Tensor.zeros([capacity], { dtype: 'i32', device })
     this.#out = Tensor.zeros([capacity], { dtype: 'i32', device })
     this.#hostState = new Int32Array(4 * capacity)
+    construction.complete()
   }
 
   /** Whether the model's step of that many rows has been recorded. */

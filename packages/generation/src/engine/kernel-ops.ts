@@ -1,4 +1,4 @@
-import { argmax, gatherRows, logSoftmax, sample, Tensor, type Device } from '@octet-llm/kernels'
+import { argmax, gatherRows, logSoftmax, sample, scope, Tensor, type Device } from '@octet-llm/kernels'
 import type { DeviceOps } from './device-ops.js'
 
 /** Reads a tensor of ids and frees it. */
@@ -26,14 +26,11 @@ export function kernelOps(device: Device): DeviceOps {
     logSoftmax: (x) => logSoftmax({ x }),
     argmax: (x) => take(argmax({ x })),
     sample(x, { temperature, topK, topP, minP }, seed, draws) {
-      const sequenceIds = upload(Int32Array.from(draws, (d) => d.sequence))
-      const positions = upload(Int32Array.from(draws, (d) => d.position))
-      try {
-        return take(sample({ logits: x, sequenceIds, positions, seed, temperature, topK, topP, minP }))
-      } finally {
-        sequenceIds.dispose()
-        positions.dispose()
-      }
+      return take(scope(() => {
+        const sequenceIds = upload(Int32Array.from(draws, (d) => d.sequence))
+        const positions = upload(Int32Array.from(draws, (d) => d.position))
+        return sample({ logits: x, sequenceIds, positions, seed, temperature, topK, topP, minP })
+      }))
     },
   }
 }

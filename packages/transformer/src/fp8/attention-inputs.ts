@@ -1,5 +1,5 @@
 import type { Recipe } from '@octet-llm/fp8-recipe'
-import { cast, copy, dequantize, keep, quantize, Tensor, type Device } from '@octet-llm/kernels'
+import { cast, Construction, copy, dequantize, disposeAll, keep, quantize, Tensor, type Device } from '@octet-llm/kernels'
 import type { KvLayerScales } from '@octet-llm/kv-cache'
 
 import type { QuantizeRule } from '../quantized-storage.js'
@@ -36,7 +36,10 @@ export class Fp8AttentionInputs {
   /** The scales of keys and values, calibrated: those of the FP8 cache. Undefined: 1. */
   setKvScales(scales: KvLayerScales | undefined, device: Device): void {
     this.dispose()
-    if (scales !== undefined) this.#scales = { k: new HeadScales(scales.k, device), v: new HeadScales(scales.v, device) }
+    if (scales === undefined) return
+    using construction = new Construction()
+    this.#scales = { k: new HeadScales(scales.k, device), v: new HeadScales(scales.v, device) }
+    construction.complete()
   }
 
   /** @param q [T, H * D] @returns a view of the workspace's values, the caller's to dispose */
@@ -62,8 +65,7 @@ export class Fp8AttentionInputs {
   }
 
   dispose(): void {
-    this.#scales?.k.dispose()
-    this.#scales?.v.dispose()
+    disposeAll([this.#scales?.k, this.#scales?.v])
     this.#scales = undefined
   }
 
@@ -94,7 +96,7 @@ class HeadScales {
   }
 
   dispose(): void {
-    for (const { multiplier, scaleInv } of this.heads) for (const t of [multiplier, scaleInv]) t.dispose()
+    disposeAll(this.heads.flatMap(({ multiplier, scaleInv }) => [multiplier, scaleInv]))
   }
 }
 

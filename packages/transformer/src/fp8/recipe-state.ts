@@ -1,6 +1,6 @@
 import { OctetError } from '@octet-llm/core'
 import { FP8_MAX, initialDelayedState, quantSpec, updateDelayedScaling, type DelayedScaling, type DelayedState, type Recipe } from '@octet-llm/fp8-recipe'
-import { amax, cast, copy, keep, Tensor, updateScale, type Device, type QuantizedTensor } from '@octet-llm/kernels'
+import { amax, cast, Construction, copy, disposeAll, keep, Tensor, updateScale, type Device, type QuantizedTensor } from '@octet-llm/kernels'
 
 import { QuantizedStorage, type QuantizeRule, type WeightRun } from '../quantized-storage.js'
 import type { Weight } from '../weight.js'
@@ -17,9 +17,11 @@ export class DelayedTensor {
   readonly #recipe: DelayedScaling
 
   constructor(device: Device, recipe: DelayedScaling, { amaxHistory, scale }: DelayedState = initialDelayedState(recipe)) {
+    using construction = new Construction()
     this.#recipe = recipe
     this.amaxHistory = keep(Tensor.from(amaxHistory, { shape: [amaxHistory.length], dtype: 'f32', device }))
     this.scale = keep(Tensor.from(Float32Array.of(scale), { shape: [1], dtype: 'f32', device }))
+    construction.complete()
   }
 
   get recipe(): DelayedScaling {
@@ -55,8 +57,7 @@ export class DelayedTensor {
   }
 
   dispose(): void {
-    this.amaxHistory.dispose()
-    this.scale.dispose()
+    disposeAll([this.amaxHistory, this.scale])
   }
 }
 
@@ -139,7 +140,7 @@ export class LinearRecipeState {
   }
 
   dispose(): void {
-    for (const owner of [this.#input, this.#weight, this.#cache?.storage]) owner?.dispose()
+    disposeAll([this.#input, this.#weight, this.#cache?.storage])
     this.#input = this.#weight = this.#cache = undefined
   }
 
