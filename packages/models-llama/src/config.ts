@@ -1,7 +1,7 @@
 import { OctetError } from '@octet-llm/core'
 import type { HiddenActivation, ModelConfig } from '@octet-llm/hf-loader/config'
 import type { Device } from '@octet-llm/kernels'
-import { RotaryPositionEmbedding, type Activation, type CausalLMInfo, type Fp8Inference, type TransformerLayerOptions } from '@octet-llm/transformer'
+import { ropeReach, RotaryPositionEmbedding, type Activation, type CausalLMInfo, type Fp8Inference, type TransformerLayerOptions } from '@octet-llm/transformer'
 
 /** What a layer takes besides its config. */
 export interface LlamaLayerOptions {
@@ -69,7 +69,7 @@ export function llamaInfo(config: ModelConfig, dtype: 'f32' | 'bf16'): CausalLMI
     numHeads: config.numAttentionHeads,
     numKvHeads: config.numKeyValueHeads,
     headDim: config.headDim,
-    maxPositionEmbeddings: config.maxPositionEmbeddings,
+    maxPositionEmbeddings: ropeReach(config.rope.full, config.maxPositionEmbeddings),
     dtype,
     bosTokenId: config.bosTokenId,
     eosTokenIds: config.eosTokenIds,

@@ -21,6 +21,7 @@ export interface CausalLMInfo {
   readonly numKvHeads: number
   /** D */
   readonly headDim: number
+  /** Longest sequence: of the config, stretched where `dynamic` rotary embedding stretches it. */
   readonly maxPositionEmbeddings: number
   /** Of activations, and of weights where the checkpoint holds none narrower. */
   readonly dtype: 'f32' | 'bf16'

@@ -143,10 +143,10 @@ export class DecoderForCausalLM implements CausalLM {
     for (const rope of this.#ropes) rope.reserve(length)
   }
 
-  /** Angles that follow a sequence's own length (dynamic RoPE past the trained length) are made on the host. */
+  /** Angles that follow a sequence's own length (dynamic RoPE past the trained length, longrope past the original one) are made on the host. */
   prepareCapture(length: number): boolean {
     this.reserve(length)
-    return [...this.#ropes].every((rope) => rope.scaling.type !== 'dynamic' || length <= rope.maxPositionEmbeddings)
+    return [...this.#ropes].every((rope) => length <= rope.fixedLength)
   }
 
   step(tokens: Tensor, params: InferenceParams, options: StepOptions & { readonly logits: 'none' }): null

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 
-import { ropeFrequencies, ropeTables, type RopeScaling } from './rope.js'
+import { fixedRopeLength, ropeFrequencies, ropeReach, ropeTables, type RopeScaling } from './rope.js'
 
 /** The same formulas in plain float64, written from the papers' definitions rather than in Hugging Face's order. */
 function exact(dim: number, base: number, s: RopeScaling, maxPos = Infinity, length = 0): number[] {
@@ -26,8 +26,11 @@ function exact(dim: number, base: number, s: RopeScaling, maxPos = Infinity, len
       return (x / s.factor) * ramp + x * (1 - ramp)
     })
   }
+  if (s.type === 'longrope') return inv(base).map((x, i) => x / (length > s.originalMaxPositionEmbeddings ? s.longFactor : s.shortFactor)[i]!)
   return inv(base)
 }
+
+const LONGROPE = { type: 'longrope', shortFactor: [1, 1.1, 1.3, 2], longFactor: [1.5, 3, 9, 30.25], originalMaxPositionEmbeddings: 64, attentionFactor: 1.19 } as const
 
 const cases: [string, number, number, RopeScaling, number?, number?][] = [
   ['default, Llama 3', 128, 500000, { type: 'default' }],
@@ -39,6 +42,8 @@ const cases: [string, number, number, RopeScaling, number?, number?][] = [
   ['yarn, own betas', 64, 1e6, { type: 'yarn', factor: 4, originalMaxPositionEmbeddings: 8192, betaFast: 24, betaSlow: 2 }],
   ['yarn, short original length', 16, 10000, { type: 'yarn', factor: 4, originalMaxPositionEmbeddings: 64 }],
   ['yarn, high beta_slow bound', 16, 100, { type: 'yarn', factor: 4, originalMaxPositionEmbeddings: 4096, betaSlow: 0.001 }],
+  ['longrope within the original length', 8, 10000, LONGROPE, 256, 64],
+  ['longrope past the original length', 8, 10000, LONGROPE, 256, 65],
   ['llama3', 128, 500000, { type: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositionEmbeddings: 8192 }],
 ]
 
@@ -85,11 +90,26 @@ describe('ropeFrequencies', () => {
     expect(ropeFrequencies(64, 10000, { ...s, truncate: false }).invFreq).not.toEqual(ropeFrequencies(64, 10000, s).invFreq)
   })
 
+  it('longrope scales attention by its factor at any length', () => {
+    for (const length of [1, 64, 65, 1000]) expect(ropeFrequencies(8, 10000, LONGROPE, 256, length).attentionScaling).toBe(Math.fround(1.19))
+  })
+
+  it('says to which length frequencies are fixed, and how far they reach', () => {
+    expect([fixedRopeLength({ type: 'default' }, 64), ropeReach({ type: 'default' }, 64)]).toEqual([Infinity, 64])
+    expect([fixedRopeLength({ type: 'dynamic', factor: 2.5 }, 63), ropeReach({ type: 'dynamic', factor: 2.5 }, 63)]).toEqual([63, 157])
+    expect(ropeReach({ type: 'dynamic', factor: 0.5 }, 64)).toBe(64)
+    expect([fixedRopeLength(LONGROPE, 256), ropeReach(LONGROPE, 256)]).toEqual([64, 256])
+  })
+
   it.each([
     ['dim', 7, 10000, { type: 'default' }],
     ['base', 8, 0, { type: 'default' }],
     ['factor', 8, 10000, { type: 'linear', factor: 0 }],
     ['factor', 8, 10000, { type: 'yarn', factor: -1, originalMaxPositionEmbeddings: 16 }],
+    ['shortFactor', 16, 10000, LONGROPE],
+    ['longFactor', 8, 10000, { ...LONGROPE, longFactor: [1, 1, 0, 1] }],
+    ['longFactor', 8, 10000, { ...LONGROPE, longFactor: [1, 1, 1] }],
+    ['factor', 8, 10000, { ...LONGROPE, attentionFactor: 0 }],
     ['highFreqFactor', 8, 10000, { type: 'llama3', factor: 2, lowFreqFactor: 4, highFreqFactor: 4, originalMaxPositionEmbeddings: 16 }],
   ] as [string, number, number, RopeScaling][])('refuses a bad %s', (argument, dim, base, scaling) => {
     expect(() => ropeFrequencies(dim, base, scaling)).toThrowError(expect.objectContaining({ code: 'INVALID_ARGUMENT', argument }))

@@ -7,6 +7,7 @@ export type RopeScaling =
   | { readonly type: 'dynamic'; readonly factor: number }
   | YarnScaling
   | Llama3Scaling
+  | LongRopeScaling
 
 export interface YarnScaling {
   readonly type: 'yarn'
@@ -32,10 +33,22 @@ export interface Llama3Scaling {
   readonly originalMaxPositionEmbeddings: number
 }
 
+/** Frequencies divided one by one, by other numbers once a sequence is longer than the original length. */
+export interface LongRopeScaling {
+  readonly type: 'longrope'
+  /** dim / 2 positive numbers. */
+  readonly shortFactor: readonly number[]
+  /** dim / 2 positive numbers. */
+  readonly longFactor: readonly number[]
+  readonly originalMaxPositionEmbeddings: number
+  /** Multiplies cos and sin. */
+  readonly attentionFactor: number
+}
+
 export interface RopeFrequencies {
   /** float32 [dim / 2]: angle of pair i at position p is `p * invFreq[i]`. */
   readonly invFreq: Float32Array
-  /** Multiplies cos and sin (yarn); 1 otherwise. */
+  /** Multiplies cos and sin (yarn, longrope); 1 otherwise. */
   readonly attentionScaling: number
 }
 
@@ -47,8 +60,8 @@ const f = Math.fround
  * @param dim rotated width of a head, even
  * @param base theta
  * @param maxPositionEmbeddings trained length, which `dynamic` compares against
- * @param sequenceLength longest sequence; only `dynamic` depends on it
- * @throws OctetError `INVALID_ARGUMENT` for an odd dim or a factor that is not positive
+ * @param sequenceLength length of the sequence; only `dynamic` and `longrope` depend on it
+ * @throws OctetError `INVALID_ARGUMENT` for an odd dim, a factor that is not positive, or another number of factors than dim / 2
  */
 export function ropeFrequencies(
   dim: number,
@@ -73,7 +86,23 @@ export function ropeFrequencies(
       return yarn(dim, base, scaling)
     case 'llama3':
       return { invFreq: llama3(inverse(positionFrequencies(dim, base)), scaling), attentionScaling: 1 }
+    case 'longrope':
+      return longrope(dim, base, scaling, sequenceLength)
   }
+}
+
+/**
+ * The longest sequence whose frequencies are those of the shortest one: past it they follow the sequence's own length.
+ * @param maxPositionEmbeddings trained length
+ */
+export function fixedRopeLength(scaling: RopeScaling, maxPositionEmbeddings: number): number {
+  if (scaling.type === 'dynamic') return maxPositionEmbeddings
+  return scaling.type === 'longrope' ? scaling.originalMaxPositionEmbeddings : Infinity
+}
+
+/** The longest sequence that frequencies are made for: `dynamic` stretches the trained length by its factor. */
+export function ropeReach(scaling: RopeScaling, maxPositionEmbeddings: number): number {
+  return scaling.type === 'dynamic' ? Math.max(maxPositionEmbeddings, Math.floor(maxPositionEmbeddings * scaling.factor)) : maxPositionEmbeddings
 }
 
 /** theta' = theta * (factor * L / maxPos - (factor - 1)) ^ (dim / (dim - 2)), L = max(sequence length, maxPos). */
@@ -131,6 +160,16 @@ function llama3(invFreq: Float32Array, s: Llama3Scaling): Float32Array {
     const smooth = f(f(f(f(original) / wavelength) - f(s.lowFreqFactor)) / f(s.highFreqFactor - s.lowFreqFactor))
     return f(f(f(f(1 - smooth) * inv) / f(s.factor)) + f(smooth * inv))
   })
+}
+
+function longrope(dim: number, base: number, s: LongRopeScaling, sequenceLength: number): RopeFrequencies {
+  checkFactor(s.attentionFactor)
+  for (const [name, factors] of Object.entries({ shortFactor: s.shortFactor, longFactor: s.longFactor })) {
+    check(name, factors.length === dim / 2, `${dim / 2} numbers`, factors.length)
+    for (const factor of factors) check(name, factor > 0 && Number.isFinite(factor), 'positive numbers', factor)
+  }
+  const factors = sequenceLength > s.originalMaxPositionEmbeddings ? s.longFactor : s.shortFactor
+  return { invFreq: inverse(positionFrequencies(dim, base).map((x, i) => f(f(factors[i]!) * x))), attentionScaling: f(s.attentionFactor) }
 }
 
 /** Rows [begin, begin + positions.length) of the float32 tables, cos and sin of `position * invFreq`, [n, dim / 2]. */

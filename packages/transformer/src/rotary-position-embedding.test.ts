@@ -40,4 +40,16 @@ describe('RotaryPositionEmbedding', () => {
     rope.dispose()
     expect(tables.cos.disposed).toBe(true)
   })
+
+  it('longrope: a sequence past the original length turns by its own factors, whatever the others of the step do', async () => {
+    const scaling = { type: 'longrope', shortFactor: [1, 1, 1, 1], longFactor: [2, 3, 4, 5], originalMaxPositionEmbeddings: 16, attentionFactor: 1.25 } as const
+    const rope = new RotaryPositionEmbedding({ device, dim: 8, scaling, maxPositionEmbeddings: 64 })
+    const given = positions([15])
+    expect(rope.forTokens(given, [{ begin: 15, count: 1 }]).positions).toBe(given)
+    const tables = rope.forTokens(positions([16, 2]), [{ begin: 16, count: 1 }, { begin: 2, count: 1 }])
+    const row = (length: number, p: number) => [...ropeTables(ropeFrequencies(8, 10000, scaling, 64, length), [p]).sin]
+    expect([...(await tables.sin.toFloat32Array())]).toEqual([...row(17, 16), ...row(3, 2)])
+    expect(row(17, 2)).not.toEqual(row(3, 2))
+    rope.dispose()
+  })
 })

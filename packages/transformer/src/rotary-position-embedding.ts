@@ -1,7 +1,7 @@
 import { OctetError } from '@octet-llm/core'
 import { disposeAll, keep, scope, Tensor, type Device } from '@octet-llm/kernels'
 
-import { ropeFrequencies, ropeTables, type RopeFrequencies, type RopeScaling } from './rope.js'
+import { fixedRopeLength, ropeFrequencies, ropeTables, type RopeFrequencies, type RopeScaling } from './rope.js'
 
 export interface RotaryPositionEmbeddingOptions {
   readonly device: Device
@@ -10,7 +10,7 @@ export interface RotaryPositionEmbeddingOptions {
   /** Theta. Default 10000. */
   readonly base?: number
   readonly scaling?: RopeScaling
-  /** Trained length; past it `dynamic` changes its frequencies. Default: no limit. */
+  /** Trained length; past it `dynamic` changes its frequencies (`longrope` past its original one). Default: no limit. */
   readonly maxPositionEmbeddings?: number
 }
 
@@ -41,12 +41,14 @@ export class RotaryPositionEmbedding {
   readonly base: number
   readonly scaling: RopeScaling
   readonly maxPositionEmbeddings: number
+  /** Sequences of at most this length share one table; the angles of longer ones follow their own length. */
+  readonly fixedLength: number
   readonly #device: Device
   readonly #frequencies: RopeFrequencies
   #tables: { cos: Tensor; sin: Tensor; rows: number } | undefined
   /** Shorter tables that a captured graph still reads. */
   readonly #outgrown: Tensor[] = []
-  /** Of the last step with its own frequencies (dynamic, past the trained length). */
+  /** Of the last step with a sequence past `fixedLength`. */
   #stepTables: RopeTables | undefined
 
   /** @throws OctetError `INVALID_ARGUMENT` */
@@ -56,10 +58,11 @@ export class RotaryPositionEmbedding {
     this.base = options.base ?? 10000
     this.scaling = options.scaling ?? { type: 'default' }
     this.maxPositionEmbeddings = options.maxPositionEmbeddings ?? Infinity
+    this.fixedLength = fixedRopeLength(this.scaling, this.maxPositionEmbeddings)
     this.#frequencies = ropeFrequencies(this.dim, this.base, this.scaling, this.maxPositionEmbeddings)
   }
 
-  /** float32 [dim / 2], for sequences within the trained length. */
+  /** float32 [dim / 2], for sequences of at most `fixedLength`. */
   get invFreq(): Float32Array {
     return this.#frequencies.invFreq
   }
@@ -90,7 +93,7 @@ export class RotaryPositionEmbedding {
    */
   forTokens(positions: Tensor, runs: readonly TokenRun[]): RopeTables {
     const longest = runs.reduce((max, run) => Math.max(max, run.begin + run.count), 0)
-    if (this.scaling.type === 'dynamic' && longest > this.maxPositionEmbeddings) return this.#dynamic(runs)
+    if (longest > this.fixedLength) return this.#byLength(runs)
     const { cos, sin } = this.reserve(longest)
     return { cos, sin, positions }
   }
@@ -112,10 +115,10 @@ export class RotaryPositionEmbedding {
   }
 
   /**
-   * `dynamic` past the trained length: theta follows each sequence's own length after this step, as Hugging Face computes
-   * it for a batch of one; so a row never depends on its batch-mates. One table row a token.
+   * Frequencies by each sequence's own length after this step, as Hugging Face computes them for a batch of one; so a row
+   * never depends on its batch-mates. One table row a token.
    */
-  #dynamic(runs: readonly TokenRun[]): RopeTables {
+  #byLength(runs: readonly TokenRun[]): RopeTables {
     const parts = runs.map((run) => {
       const frequencies = ropeFrequencies(this.dim, this.base, this.scaling, this.maxPositionEmbeddings, run.begin + run.count)
       return ropeTables(frequencies, Int32Array.from({ length: run.count }, (_, i) => run.begin + i))

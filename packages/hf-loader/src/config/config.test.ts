@@ -84,6 +84,14 @@ describe('both ways transformers has written them', () => {
     expect(full({ rope_type: 'yarn', factor: 40, mscale: 2, mscale_all_dim: 0.5 })).toMatchObject({ attentionFactor: ratio })
     expect(full({ rope_type: 'yarn', factor: 40, mscale: 2 })).toMatchObject({ attentionFactor: 0.1 * Math.log(40) + 1 })
     expect(full({ rope_type: 'yarn', factor: 0.5 })).toMatchObject({ attentionFactor: 1 })
+    const [short_factor, long_factor] = [Array.from({ length: 64 }, () => 1), Array.from({ length: 64 }, (_, i) => 1 + i)]
+    const long = { type: 'longrope', theta: 1e4, shortFactor: short_factor, longFactor: long_factor, originalMaxPositionEmbeddings: 1024, attentionFactor: Math.sqrt(1 + Math.log(4) / Math.log(1024)) }
+    const longrope = { rope_type: 'longrope', short_factor, long_factor }
+    expect(full({ ...longrope, original_max_position_embeddings: 1024 })).toEqual(long)
+    expect(full(longrope, { original_max_position_embeddings: 1024 })).toEqual(long)
+    expect(full({ ...longrope, original_max_position_embeddings: 1024, factor: 16 })).toEqual({ ...long, attentionFactor: Math.sqrt(1 + Math.log(16) / Math.log(1024)) })
+    expect(full({ ...longrope, original_max_position_embeddings: 1024, factor: 16, attention_factor: 1.2 })).toEqual({ ...long, attentionFactor: 1.2 })
+    expect(full({ ...longrope, original_max_position_embeddings: 8192 })).toEqual({ ...long, originalMaxPositionEmbeddings: 8192, attentionFactor: 1 })
     expect(full({ rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4 })).toMatchObject({ originalMaxPositionEmbeddings: 4096 })
   })
 
@@ -182,7 +190,9 @@ describe('what is refused', () => {
     ['bos_token_id', { bos_token_id: 2 ** 31 }], ['pad_token_id', { pad_token_id: 0.5 }], ['layer_types', { layer_types: ['full_attention'] }], ['layer_types', { num_hidden_layers: 1, layer_types: ['sliding_attention'] }],
     ['layer_types', { num_hidden_layers: 1, layer_types: ['chunked_attention'] }], ['layer_types', { layer_types: {} }], ['use_bidirectional_attention', { use_bidirectional_attention: true }],
     ['initializer_range', { initializer_range: -1 }], ['attention_dropout', { attention_dropout: 2 }], ['rope_theta', { rope_theta: 0 }], ['rope_theta', { rope_theta: 1 }], ['rope_theta', { rope_theta: -5 }],
-    ['rope_scaling', { rope_scaling: [] }], ['rope_scaling.type', { rope_scaling: { type: 'su' } }], ['rope_scaling.rope_type', { rope_scaling: { rope_type: 'longrope' } }], ['rope_parameters.rope_type', { rope_parameters: { rope_type: 3 } }],
+    ['rope_scaling', { rope_scaling: [] }], ['rope_scaling.type', { rope_scaling: { type: 'su' } }], ['rope_scaling.rope_type', { rope_scaling: { rope_type: 'proportional' } }], ['rope_scaling.original_max_position_embeddings', { rope_scaling: { rope_type: 'longrope' } }],
+    ['rope_scaling.short_factor', { rope_scaling: { rope_type: 'longrope', original_max_position_embeddings: 64 } }], ['rope_scaling.short_factor', { rope_scaling: { rope_type: 'longrope', original_max_position_embeddings: 64, short_factor: [1] } }],
+    ['rope_scaling.long_factor', { head_dim: 2, rope_scaling: { rope_type: 'longrope', original_max_position_embeddings: 64, short_factor: [1], long_factor: [0] } }], ['rope_parameters.rope_type', { rope_parameters: { rope_type: 3 } }],
     ['rope_scaling.factor', { rope_scaling: { type: 'linear' } }], ['rope_scaling.factor', { rope_scaling: { type: 'linear', factor: 0 } }], ['rope_scaling.factor', { rope_scaling: { type: 'dynamic', factor: '2' } }],
     ['rope_scaling.type', { head_dim: 2, rope_scaling: { type: 'dynamic', factor: 2 } }], ['rope_scaling.low_freq_factor', { rope_scaling: { type: 'llama3', factor: 8, high_freq_factor: 4 } }],
     ['rope_scaling.high_freq_factor', { rope_scaling: { type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 4 } }], ['rope_scaling.beta_fast', { rope_scaling: { type: 'yarn', factor: 8, beta_fast: 0.5 } }],
@@ -310,7 +320,7 @@ describe('files', () => {
     const sources = ['fairy-gemma', 'variants/gemma3', 'variants/llama-rope3', 'variants/llama-yarn', 'variants/llama-fp8-ct-tensor-static', 'variants/llama-fp8-block128']
     const texts = await Promise.all(sources.map((dir) => readFile(fixture(dir, 'config.json'), 'utf8')))
     await mkdir(temp.path('fuzz'), { recursive: true })
-    const odd = fc.oneof(fc.constantFrom<unknown>(null, true, 0, -1, 1, 2, 3, 1e308, 2 ** 53, 0.5, '', 'llama3', 'yarn', 'dynamic', [], {}, [[]], ['full_attention'], { type: 'linear' }), fc.jsonValue({ maxDepth: 2 }))
+    const odd = fc.oneof(fc.constantFrom<unknown>(null, true, 0, -1, 1, 2, 3, 1e308, 2 ** 53, 0.5, '', 'llama3', 'yarn', 'dynamic', 'longrope', [], {}, [[]], ['full_attention'], { type: 'linear' }), fc.jsonValue({ maxDepth: 2 }))
     const replaced = fc.tuple(fc.nat(), fc.array(fc.tuple(fc.nat(), odd), { minLength: 1, maxLength: 5 })).map(([which, changes]) => {
       const json = JSON.parse(texts[which % texts.length]!) as Record<string, unknown>
       for (const [at, value] of changes) {

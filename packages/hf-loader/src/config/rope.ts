@@ -34,6 +34,17 @@ export type RopeConfig =
       readonly highFreqFactor: number
       readonly originalMaxPositionEmbeddings: number
     }
+  | {
+      readonly type: 'longrope'
+      readonly theta: number
+      /** Divides each frequency of a sequence within the original length: headDim / 2 numbers. */
+      readonly shortFactor: readonly number[]
+      /** The same of a longer sequence. */
+      readonly longFactor: readonly number[]
+      readonly originalMaxPositionEmbeddings: number
+      /** Multiplies cos and sin. */
+      readonly attentionFactor: number
+    }
 
 const TYPES: ReadonlyMap<string, RopeConfig['type']> = new Map([
   ['default', 'default'],
@@ -41,6 +52,7 @@ const TYPES: ReadonlyMap<string, RopeConfig['type']> = new Map([
   ['dynamic', 'dynamic'],
   ['yarn', 'yarn'],
   ['llama3', 'llama3'],
+  ['longrope', 'longrope'],
 ])
 
 const POSITIVE = { min: 0, above: true, max: 1e6 } as const
@@ -83,6 +95,8 @@ export function readRope(settings: Fields | undefined, model: Fields, thetaKey: 
       return readYarn(settings, theta, defaults.maxPositionEmbeddings)
     case 'llama3':
       return readLlama3(settings, theta, defaults.maxPositionEmbeddings)
+    case 'longrope':
+      return readLongrope(settings, model, theta, defaults)
   }
 }
 
@@ -93,6 +107,22 @@ function readLlama3(settings: Fields, theta: number, maxPositionEmbeddings: numb
   if (highFreqFactor <= lowFreqFactor) settings.fail('high_freq_factor', `a number above low_freq_factor ${lowFreqFactor}`, String(highFreqFactor))
   const originalMaxPositionEmbeddings = settings.integer('original_max_position_embeddings', LENGTH) ?? maxPositionEmbeddings
   return { type: 'llama3', theta, factor: settings.requiredNumber('factor', POSITIVE), lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings }
+}
+
+function readLongrope(settings: Fields, model: Fields, theta: number, { headDim, maxPositionEmbeddings }: RopeDefaults): RopeConfig {
+  // Files of version 4 keep the original length beside max_position_embeddings.
+  const key = 'original_max_position_embeddings'
+  const originalMaxPositionEmbeddings = settings.integer(key, LENGTH) ?? model.integer(key, LENGTH) ?? settings.fail(key, 'a whole number', 'nothing')
+  const factors = (name: string): readonly number[] => {
+    const isFactor = (item: unknown): item is number => typeof item === 'number' && item > 0 && item <= POSITIVE.max
+    const list = settings.list(name, 'positive numbers', isFactor) ?? settings.fail(name, `${headDim / 2} numbers`, 'nothing')
+    return list.length === headDim / 2 ? list : settings.fail(name, `${headDim / 2} numbers, half of head_dim`, String(list.length))
+  }
+  const factor = settings.number('factor', POSITIVE) ?? maxPositionEmbeddings / originalMaxPositionEmbeddings
+  // A length of 1 has no logarithm to divide by: transformers fails there, and nothing is stretched here.
+  const stretched = factor > 1 && originalMaxPositionEmbeddings > 1
+  const attentionFactor = settings.number('attention_factor', POSITIVE) ?? (stretched ? Math.sqrt(1 + Math.log(factor) / Math.log(originalMaxPositionEmbeddings)) : 1)
+  return { type: 'longrope', theta, shortFactor: factors('short_factor'), longFactor: factors('long_factor'), originalMaxPositionEmbeddings, attentionFactor }
 }
 
 function readYarn(settings: Fields, theta: number, maxPositionEmbeddings: number): RopeConfig {

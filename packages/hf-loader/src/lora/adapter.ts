@@ -27,7 +27,7 @@ export interface LoraAdapter {
   readonly config: LoraConfig
   /** By the weight they add to, as a model's slots name it: `model.layers.0.self_attn.q_proj.weight`. */
   readonly modules: ReadonlyMap<string, LoraModule>
-  /** Weights that replace the model's own (`modules_to_save`), by slot name. */
+  /** Weights that replace the model's own (`modules_to_save`, and what peft saves of a head that has factors), by slot name. */
   readonly replacements: ReadonlyMap<string, TensorSource>
 }
 
@@ -46,9 +46,12 @@ export async function openLoraAdapter(dir: string, options: ReadOptions = {}): P
   const factors = new Map<string, { a?: TensorSource; b?: TensorSource }>()
   const replacements = new Map<string, TensorSource>()
   const faults: string[] = []
+  // Where an embedding or a head has factors, peft writes its own weight beside them.
+  const factored = new Set(sources.map(({ name }) => splitName(name)).flatMap(({ module, part }) => (part === 'a' ? [module] : [])))
   for (const source of sources) {
     const { module, part } = splitName(source.name)
     if (part === 'a' || part === 'b') factors.set(module, { ...factors.get(module), [part]: source })
+    else if (part === 'base' && factored.has(module)) replacements.set(`${module}.weight`, source)
     else if (part === 'whole' && isSaved(config, module)) replacements.set(module, source)
     else faults.push(`${quoteName(source.name)} is no LoRA factor`)
   }
@@ -93,12 +96,14 @@ async function readSources(folder: string, options: ReadOptions): Promise<Tensor
 }
 
 /** `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` → its module and part. */
-function splitName(name: string): { module: string; part: 'a' | 'b' | 'whole' | 'other' } {
+function splitName(name: string): { module: string; part: 'a' | 'b' | 'base' | 'whole' | 'other' } {
   const inner = /^base_model\.model\.(.+)$/.exec(name)?.[1]?.replace(/^model\.language_model\.|^language_model\.model\./, 'model.')
   if (inner === undefined) return { module: name, part: 'other' }
   // An adapter's own name may stand before `.weight` where the file was not written by save_pretrained.
   const factor = /^(.+)\.lora_([AB])(?:\.default)?\.weight$/.exec(inner)
   if (factor !== null) return { module: factor[1]!, part: factor[2] === 'A' ? 'a' : 'b' }
+  const base = /^(.+)\.base_layer\.weight$/.exec(inner)
+  if (base !== null) return { module: base[1]!, part: 'base' }
   if (/\.lora_/.test(inner)) return { module: inner, part: 'other' }
   return { module: inner.replace('.modules_to_save.default.', '.').replace('.modules_to_save.', '.'), part: 'whole' }
 }

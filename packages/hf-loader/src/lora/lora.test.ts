@@ -59,6 +59,12 @@ describe('openLoraAdapter', () => {
     checkLoraAdapter(whole, [{ name: Q, shape: [6, 5] }, { name: 'lm_head.weight', shape: [3, 2] }])
   })
 
+  it("takes the head's own weight that peft saves beside its factors", async () => {
+    const head = await adapter({}, [...pair('lm_head'), f32('lm_head.base_layer.weight', 6, 5)])
+    expect([[...head.modules.keys()], [...head.replacements.keys()]]).toEqual([['lm_head.weight'], ['lm_head.weight']])
+    await octetError(adapter({}, [...pair('lm_head'), f32('model.norm.base_layer.weight', 6)]), 'CHECKPOINT_MISMATCH', /norm\.base_layer\.weight" is no LoRA factor/)
+  })
+
   it.each<[string, TensorEntry[], RegExp]>([
     ['half a pair', [f32('m.lora_A.weight', 4, 5)], /"m" has one factor of two/],
     ['another rank than the config says', pair('m', 2), /factors \[2, 5\] and \[6, 2\] for rank 4/],
