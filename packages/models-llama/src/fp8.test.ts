@@ -332,6 +332,35 @@ describe('LoRA', () => {
     await (await load('fairy-llama', { adapter: dir })).dispose()
   })
 
+  it.each([[false, 'f32'], [false, 'bf16'], [true, 'f32']] as const)('leaves modules_to_save as merging does: FP8 %s, %s', async (fp8, dtype) => {
+    const dir = await folder()
+    await cp(fixture(name), dir, { recursive: true })
+    const config = JSON.parse(await readFile(join(dir, 'adapter_config.json'), 'utf8')) as object
+    await writeFile(join(dir, 'adapter_config.json'), JSON.stringify({ ...config, modules_to_save: ['embed_tokens', 'k_proj', 'o_proj'] }))
+    const { vocabSize, hiddenSize, numKeyValueHeads, headDim, numAttentionHeads } = await readConfig(fixture('fairy-llama'))
+    // More bits than bf16 has.
+    const value = (i: number): number => Math.round(Math.sin(i) * 2 ** 20) / 2 ** 22
+    const saved = ([['model.embed_tokens', [vocabSize, hiddenSize]], ['model.layers.1.self_attn.k_proj', [numKeyValueHeads * headDim, hiddenSize]], ['model.layers.1.self_attn.o_proj', [hiddenSize, numAttentionHeads * headDim]]] as const)
+      .map(([module, shape]) => ({ name: `base_model.model.${module}.weight`, slot: `${module}.weight`, dtype: 'f32' as const, shape, data: Float32Array.from({ length: shape[0] * shape[1] }, (_, i) => value(i)) }))
+    const file = await openSafetensors(join(fixture(name), 'adapter_model.safetensors'))
+    const factors = await Promise.all([...file.tensors].map(async ([tensor, { shape }]) => ({ name: tensor, dtype: 'f32' as const, shape, data: await file.readFloat32(tensor) })))
+    await file.close()
+    await writeSafetensors(join(dir, 'adapter_model.safetensors'), [...factors, ...saved.map(({ slot: _, ...entry }) => entry)])
+    const [merged, applied] = [await load('fairy-llama', { dtype, fp8, adapter: dir }), await load('fairy-llama', { dtype, fp8, adapter: dir, adapterMode: 'apply' })]
+    for (const { slot, data } of saved) {
+      if (fp8 && slot.includes('layers')) continue
+      const [a, b] = [await merged.parameter(slot).toFloat32Array(), await applied.parameter(slot).toFloat32Array()]
+      expect([slot, Buffer.compare(Buffer.from(a.buffer), Buffer.from(b.buffer))]).toEqual([slot, 0])
+      if (dtype === 'f32') expect(maxDifference(b, data)).toBe(0)
+    }
+    for (const [path, weight] of applied.weights) {
+      if (weight.shape.length < 2 || weight.rule !== undefined) continue
+      const replaced = path === 'embed_tokens.weight' || /layers\.1\.self_attention\.(?:layernorm_qkv|proj)\.weight/.test(path)
+      expect([path, weight.dtype]).toEqual([path, replaced ? dtype : 'bf16'])
+    }
+    for (const m of [merged, applied]) await m.dispose()
+  })
+
   it('of another model is refused', async () => {
     for (const adapterMode of ['merge', 'apply'] as const) await expect(load('variants/llama-headdim', { adapter: fixture(name), adapterMode })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH' })
     const dir = await folder()

@@ -31,7 +31,8 @@ export interface PretrainedOptions {
   readonly adapter?: string
   /**
    * `merge` (default): into the weights, in float32; FP8 weights are de-quantized for it and quantized again. `apply`: the
-   * factors stay beside the weights, which keep the checkpoint's bytes.
+   * factors stay beside the weights, which keep the checkpoint's bytes. Either way `modules_to_save` take the place of the
+   * checkpoint's tensors, in float32 where the activations are.
    */
   readonly adapterMode?: AdapterMode
   /** Stops between reads; the promise rejects with the signal's reason. */

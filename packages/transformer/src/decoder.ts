@@ -1,4 +1,4 @@
-import { OctetError, formatShape, numel, type WeightSink, type WeightSlot } from '@octet-llm/core'
+import { OctetError, formatShape, numel, type TensorSource, type WeightSink, type WeightSlot } from '@octet-llm/core'
 import { Construction, disposeAll, embedding, gatherRows, linear, scatterRows, softcap, Tensor, type Device } from '@octet-llm/kernels'
 import { InferenceParams, type KvLayerScales } from '@octet-llm/kv-cache'
 
@@ -226,8 +226,9 @@ export class DecoderForCausalLM implements CausalLM {
    * @throws OctetError `OUT_OF_MEMORY` at once when the weights cannot fit
    */
   sink(options: SinkOptions = {}): WeightSink {
+    this.#makeRoomFor(options.adapter?.replacements)
     this.device.checkRoom(this.memory().weightsBytes, { op: 'load', purpose: `the weights of ${this.info.modelType}`, hint: 'load it in FP8, or on another device' })
-    const addresses = new Map(this.#options.weightMap.map((entry) => [entry.name, entry.address]))
+    const addresses = this.#addresses()
     const linears = new Map(this.#linears.map(({ linear }) => [linear.weight, linear]))
     return weightSink((slot) => {
       const { weight, segment } = findWeight(this.#weights, addresses.get(slot.name) ?? slot.name)
@@ -321,6 +322,21 @@ export class DecoderForCausalLM implements CausalLM {
   protected own<T extends { dispose(): void }>(owner: T): T {
     this.#owned.push(owner)
     return owner
+  }
+
+  /** Parameter of each checkpoint name. */
+  #addresses(): Map<string, string> {
+    return new Map(this.#options.weightMap.map((entry) => [entry.name, entry.address]))
+  }
+
+  /** Tensors that an adapter puts in the checkpoint's place keep their values: float32 activations are no reason to round them. */
+  #makeRoomFor(replacements: ReadonlyMap<string, TensorSource> = new Map()): void {
+    if (this.dtype !== 'f32') return
+    const addresses = this.#addresses()
+    for (const [name, { dtype }] of replacements) {
+      const { weight } = findWeight(this.#weights, addresses.get(name) ?? name)
+      if (weight.rule === undefined && weight.dtype !== dtype) weight.widen()
+    }
   }
 
   #initialize(seed: number, std: number): void {

@@ -29,7 +29,7 @@ export class Weight {
   readonly shape: Shape
   readonly segments: readonly WeightSegment[]
   readonly device: Device
-  readonly #dtype: TensorDType
+  #dtype: TensorDType
   #rule: QuantizeRule | undefined
   #storage: QuantizedStorage | undefined
   /** Made by the first use: a model can be laid out, and compared with a checkpoint, before it takes any memory. */
@@ -63,10 +63,17 @@ export class Weight {
    * @throws OctetError `INVALID_ARGUMENT` once it does
    */
   layOut(rule: QuantizeRule | undefined): void {
-    if (this.#tensor !== undefined || this.#storage !== undefined) {
-      throw new OctetError('INVALID_ARGUMENT', { op: 'Weight', argument: 'layOut', expected: 'a weight without storage', received: `one of ${this.byteLength} bytes` })
-    }
+    this.#checkBare('layOut')
     this.#rule = rule
+  }
+
+  /**
+   * Stores float32 where it would store a narrower dtype, while it takes no memory; FP8 storage stays.
+   * @throws OctetError `INVALID_ARGUMENT` once it does
+   */
+  widen(): void {
+    this.#checkBare('widen')
+    this.#dtype = 'f32'
   }
 
   /**
@@ -194,6 +201,11 @@ export class Weight {
   #ranges(): RowRange[] {
     if (this.segments.length === 0) return [{ name: undefined, begin: 0, end: this.shape[0]! }]
     return this.segments.map(({ name }) => ({ name, begin: this.range(name)[0], end: this.range(name)[1] }))
+  }
+
+  #checkBare(argument: string): void {
+    if (this.#tensor === undefined && this.#storage === undefined) return
+    throw new OctetError('INVALID_ARGUMENT', { op: 'Weight', argument, expected: 'a weight without storage', received: `one of ${this.byteLength} bytes` })
   }
 
   #unknown(segment: string): OctetError {
