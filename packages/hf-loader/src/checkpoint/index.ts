@@ -2,4 +2,4 @@ export { assign, sharesEmbedding, type AssignOptions, type AssignProgress, type 
 export { openCheckpoint, type Checkpoint, type CheckpointKind, type Shard } from './open.js'
 export { planAssignment, type Plan, type PlannedTensor, type PlanOptions } from './plan.js'
 export { parseShardSize, saveCheckpoint, type SaveOptions } from './save.js'
-export { writeFolder, type WriteFolderOptions } from './write-folder.js'
+export { checkFreeFolder, writeFolder, type WriteFolderOptions } from './write-folder.js'

@@ -1,6 +1,6 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, readFile, rm, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, readlink, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { OctetError } from '@octet-llm/core'
@@ -73,18 +73,22 @@ describe('saveCheckpoint', () => {
     expect(await namesIn(dir)).not.toContain('model.safetensors')
   })
 
-  it('clears away what a killed save left behind long ago', async () => {
+  it('clears away what a killed save left behind, and nothing that is worked on', async () => {
     const dir = fresh()
-    const [old, recent, other] = ['.octet-save-0123456789ab', '.octet-save-ba9876543210', '.octet-save-x']
-    for (const name of [old, recent, other]) {
-      await mkdir(join(dir, name), { recursive: true })
-      await writeFile(join(dir, name, 'model.safetensors'), '')
-    }
-    const dayBefore = Date.now() / 1000 - 90_000
-    await utimes(join(dir, old), dayBefore, dayBefore)
-    await utimes(join(dir, other), dayBefore, dayBefore)
-    await saveCheckpoint(dir, [bytes('a', 1)])
-    expect(await namesIn(dir)).toEqual([recent, other, 'model.safetensors'])
+    const [dead, unmarked, other] = ['.octet-save-0123456789ab', '.octet-save-ba9876543210', '.octet-save-x']
+    for (const name of [dead, unmarked, other]) await mkdir(join(dir, name, 'files'), { recursive: true })
+    const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()
+    await writeFile(join(dir, dead, 'owner'), JSON.stringify({ pid: 2 ** 30, boot, namespace: await readlink('/proc/self/ns/pid'), started: '1', key: 'k' }))
+    let during: string[] = []
+    const slow: TensorEntry = { name: 'b', dtype: 'u8', shape: [1], data: async function* () {
+      await saveCheckpoint(dir, [bytes('a', 1)])
+      during = await namesIn(dir)
+      yield new Uint8Array(1)
+    } }
+    await saveCheckpoint(dir, [slow])
+    expect(during).toHaveLength(4)
+    expect(during).toEqual(expect.arrayContaining([unmarked, other, 'model.safetensors']))
+    expect(await namesIn(dir)).toEqual([unmarked, other, 'model.safetensors'])
   })
 
   it('leaves the old checkpoint and nothing else when it fails', async () => {

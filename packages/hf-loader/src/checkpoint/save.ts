@@ -1,7 +1,7 @@
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
-import { randomBytes } from 'node:crypto'
+import { mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { OctetError } from '@octet-llm/core'
+import { withAside } from '../io/aside.js'
 import { attempt, syncFolder, writeFileAtomic } from '../io/atomic-write.js'
 import type { JsonObject } from '../io/json-file.js'
 import { quoteName } from '../io/names.js'
@@ -11,8 +11,7 @@ const OP = 'saveCheckpoint'
 const SINGLE = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
 /** Where a save in progress keeps its files. */
-const ASIDE = /^\.octet-save-[0-9a-f]{12}$/
-const DAY_MS = 86_400_000
+const ASIDE = '.octet-save-'
 const SHARD = /^model-\d{5}-of-\d{5}\.safetensors$/
 
 export interface SaveOptions {
@@ -45,15 +44,11 @@ export async function saveCheckpoint(dir: string, tensors: Iterable<TensorEntry>
   const shards = splitIntoShards(tensors, parseShardSize(options.maxShardSize ?? '5GB'))
   await attempt(OP, folder, () => mkdir(folder, { recursive: true }))
   await refuseTorchWeights(folder)
-  const aside = join(folder, `.octet-save-${randomBytes(6).toString('hex')}`)
-  try {
-    await attempt(OP, aside, () => mkdir(aside))
+  return withAside(OP, folder, ASIDE, async (aside) => {
     const names = await writeAside(aside, shards, options)
     await replace(folder, aside, names)
     return names.filter((name) => name.endsWith('.safetensors'))
-  } finally {
-    await rm(aside, { recursive: true, force: true })
-  }
+  })
 }
 
 /** Writes all files into `aside`; returns their names, the one that makes a checkpoint of them last. */
@@ -97,16 +92,8 @@ async function replace(folder: string, aside: string, names: readonly string[]):
   const last = names.at(-1)!
   await attempt(OP, join(folder, last), () => rename(join(aside, last), join(folder, last)))
   await syncFolder(folder)
-  await removeLeftovers(folder, names)
-}
-
-/** Shards of an older save, and what a save that was killed more than a day ago had set aside. */
-async function removeLeftovers(folder: string, names: readonly string[]): Promise<void> {
-  for (const name of await readdir(folder)) {
-    const path = join(folder, name)
-    if (SHARD.test(name) && !names.includes(name)) await rm(path, { force: true })
-    if (ASIDE.test(name) && Date.now() - (await stat(path)).mtimeMs > DAY_MS) await rm(path, { recursive: true, force: true })
-  }
+  // Shards of an older save.
+  for (const name of await readdir(folder)) if (SHARD.test(name) && !names.includes(name)) await rm(join(folder, name), { force: true })
 }
 
 /** transformers reads safetensors first: beside them, PyTorch weights would be an old model that nobody sees any more. */

@@ -1,12 +1,14 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
-import { hostname } from 'node:os'
+import { existsSync, mkdirSync, readFileSync, readlinkSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { gitSha1, noise, sha256 } from './fake-hub.test-helper.js'
 import { pull, type PullProgress } from './index.js'
 import { blob, COMMIT, CONFIG, DIST, expectFile, fileOf, hub, list, MODEL, octetError, options, repo, WEIGHTS } from './setup.test-helper.js'
+
+/** What tells a process's number from those of other boots and containers. */
+const HERE = { boot: readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(), namespace: readlinkSync('/proc/self/ns/pid') }
 
 describe('broken connections', () => {
   it('are taken up where they broke, as long as there is progress', async () => {
@@ -175,7 +177,7 @@ describe('abort', () => {
     await expect(pull('tales/fairy', { ...options, endpoint: 'http://127.0.0.1:9', retries: 1000, signal: retrying.signal })).rejects.toBe(reason)
 
     mkdirSync(repo('blobs'), { recursive: true })
-    writeFileSync(`${blob(WEIGHTS)}.octet-lock`, JSON.stringify({ pid: process.pid, host: hostname(), key: 'x' }))
+    writeFileSync(`${blob(WEIGHTS)}.octet-lock`, JSON.stringify({ pid: process.pid, key: 'x' }))
     const waiting = new AbortController()
     setTimeout(() => waiting.abort(reason), 300)
     await expect(pull('tales/fairy', { ...options, signal: waiting.signal })).rejects.toBe(reason)
@@ -230,16 +232,27 @@ describe('several at once', () => {
   })
 
   it.each([
-    ['of another machine that is long silent', JSON.stringify({ pid: 1, host: 'elsewhere', key: 'x' })],
-    ['that was never written out', ''],
-  ])('a lock %s is taken over', async (_name, content) => {
+    ['of another machine that is long silent', { pid: process.pid, boot: 'x', namespace: 'x', started: '1', key: 'x' }, 60],
+    ['of a process whose number another has by now', { pid: process.pid, ...HERE, started: '1', key: 'x' }, 0],
+    ['that was never written out', null, 60],
+  ])('a lock %s is taken over', async (_name, owner, silent) => {
     hub.add('tales/fairy', MODEL)
     mkdirSync(repo('blobs'), { recursive: true })
     const lock = `${blob(WEIGHTS)}.octet-lock`
-    writeFileSync(lock, content)
-    const old = new Date(Date.now() - 60_000)
-    utimesSync(lock, old, old)
+    writeFileSync(lock, owner === null ? '' : JSON.stringify(owner))
+    const then = new Date(Date.now() - 1000 * silent)
+    utimesSync(lock, then, then)
     await pull('tales/fairy', options)
-    expect(existsSync(lock)).toBe(false)
+    expect(list(repo('blobs')).filter((name) => name.includes('octet'))).toEqual([])
+  })
+
+  it('a lock of a container that works is waited for, whatever its process is called', async () => {
+    hub.add('tales/fairy', MODEL)
+    mkdirSync(repo('blobs'), { recursive: true })
+    writeFileSync(`${blob(WEIGHTS)}.octet-lock`, JSON.stringify({ pid: 2 ** 30, boot: HERE.boot, namespace: 'another', started: '1', key: 'x' }))
+    const waiting = new AbortController()
+    const onProgress = ({ file: name }: PullProgress): void => void (name === 'generation_config.json' && setTimeout(() => waiting.abort('enough'), 500))
+    await expect(pull('tales/fairy', { ...options, onProgress, signal: waiting.signal })).rejects.toBe('enough')
+    expect(hub.gets('model.safetensors')).toEqual([])
   })
 })

@@ -1,7 +1,7 @@
 // A name on the hub instead of a folder, against a small hub on this machine.
 import { createHash } from 'node:crypto'
 import { readFileSync, readdirSync, realpathSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -50,6 +50,15 @@ it('states the size and stops where nobody can be asked', async () => {
   const refused = await octet(['pull', ID], { env })
   expect(refused.status).toBe(2)
   expect(refused.stderr).toMatch(/^octet: octet-test\/gemma-mqa: 470 kB in 4 files would be downloaded; add --yes/)
+  expect(served).toEqual([])
+})
+
+it('does not pull for an output that is taken', async () => {
+  const output = join(dir, 'taken')
+  await mkdir(join(output, 'mine'), { recursive: true })
+  const refused = jsonOf(await octet(['quantize', '--model', ID, '--output', output, '--yes', '--json'], { env }))
+  expect(refused.error).toMatchObject({ code: 'INVALID_ARGUMENT' })
+  expect((refused.error as { message: string }).message).toContain('one with 1 entries')
   expect(served).toEqual([])
 })
 

@@ -2,7 +2,7 @@ import { copyFile, mkdir, readdir, stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { OctetError, type ErrorCode } from '@octet-llm/core'
 import { recipeToJSON, type Recipe, type RecipeJson } from '@octet-llm/fp8-recipe'
-import { parseShardSize, writeFolder, writeSafetensors } from '@octet-llm/hf-loader'
+import { checkFreeFolder, parseShardSize, writeFolder, writeSafetensors } from '@octet-llm/hf-loader'
 import { readConfig, type ModelConfig } from '@octet-llm/hf-loader/config'
 import { openDevice, type Device } from '@octet-llm/kernels'
 import type { TEGemmaForCausalLM } from '@octet-llm/models-gemma'
@@ -77,6 +77,8 @@ export interface QuantizedFolder {
 export async function quantizeCheckpoint(source: string, output: string, options: QuantizeCheckpointOptions = {}): Promise<QuantizedFolder> {
   const { signal, onProgress } = options
   const fp8 = checkOptions(options)
+  // Before a download that may take an hour.
+  await checkFreeFolder(output, { op: OP })
   const { onProgress: _, maxShardSize: __, calibrate: ___, recipe: ____, ...load } = options
   const folder = await locate(source, { ...load, onProgress: ({ doneBytes, totalBytes }) => onProgress?.({ phase: 'download', done: doneBytes, total: totalBytes }) })
   const config = await readConfig(folder, { signal })
