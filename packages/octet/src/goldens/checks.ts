@@ -142,16 +142,57 @@ export function* stepChecks(llm: LanguageModel, rows: readonly WalkRow[], dtype:
       async run() {
         const [steps, whole] = [await walk(model, rows, { kvDtype }), await prefill(model, rows, { kvDtype })]
         if (kvDtype !== 'fp8' && weights === 'plain') return holds(Math.max(...steps.map((logits, t) => distance(whole[t]!, logits))), STEPS[kvDtype])
-        const nats = steps.reduce((sum, logits, t) => sum + divergence(whole[t]!, logits, model.info.vocabSize), 0) / steps.length
-        return holds(nats, FP8_STEPS[dtype], ' nats')
+        return holdsNats(whole, steps, model.info.vocabSize, FP8_STEPS[dtype])
       },
     }
   }
 }
 
-/** How far a run in fewer bits may be from the golden logits, in nats a token. */
-export function* divergenceChecks(llm: LanguageModel, name: string, want: () => Promise<Float32Array>, ids: readonly number[], bar: number): Generator<Check> {
-  yield { name, run: async () => holds(divergence(await want(), await read(llm.forward({ inputIds: [ids] })), llm.info.vocabSize), bar, ' nats') }
+/** Prompts with their continuations, and what the float32 model gives for each of their tokens on this device. */
+export class Sample {
+  readonly #rows: readonly WalkRow[]
+  #logits: readonly Float32Array[] = []
+
+  constructor(rows: readonly WalkRow[]) {
+    this.#rows = rows
+  }
+
+  /** Takes the logits of the float32 model, whose greedy choices the continuations must be. */
+  *checks(llm: LanguageModel): Generator<Check> {
+    yield {
+      name: 'greedy choices of the sample',
+      run: async () => {
+        this.#logits = await this.#run(llm)
+        const { vocabSize: V } = llm.info
+        return same(this.#rows.every(({ prompt, fed }, b) => fed.every((id, t) => argmax(this.#logits[b]!, (prompt.length - 1 + t) * V, V) === id)))
+      },
+    }
+  }
+
+  /** How far a run in fewer bits may be from the float32 model, in nats a token: of all tokens, since one near-tie moves the mean of a few. */
+  *divergence(llm: LanguageModel, name: string, bar: number): Generator<Check> {
+    yield { name, run: async () => holdsNats(this.#logits, await this.#run(llm), llm.info.vocabSize, bar) }
+  }
+
+  async #run(llm: LanguageModel): Promise<Float32Array[]> {
+    const logits: Float32Array[] = []
+    for (const { prompt, fed } of this.#rows) logits.push(await read(llm.forward({ inputIds: [[...prompt, ...fed]] })))
+    return logits
+  }
+}
+
+function argmax(values: Float32Array, at: number, count: number): number {
+  let best = 0
+  for (let i = 1; i < count; i++) if (values[at + i]! > values[at + best]!) best = i
+  return best
+}
+
+/** Mean divergence over all tokens of several runs. */
+function holdsNats(want: readonly Float32Array[], got: readonly Float32Array[], vocab: number, bar: number): Finding {
+  const sizes = got.map((logits) => logits.length / vocab)
+  const positions = sizes.reduce((sum, n) => sum + n, 0)
+  const nats = want.length === got.length ? got.reduce((sum, logits, i) => sum + divergence(want[i]!, logits, vocab) * sizes[i]!, 0) / positions : Infinity
+  return holds(nats, bar, ` nats over ${positions} positions`)
 }
 
 /** Largest difference of the golden logits, for a run in fewer bits. */

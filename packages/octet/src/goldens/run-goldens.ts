@@ -5,12 +5,12 @@ import { OctetError } from '@octet-llm/core'
 import { openDevice, type Device } from '@octet-llm/kernels'
 import type { GenerateOptions, LanguageModel } from '../language-model.js'
 import { loadModel, type LoadModelOptions } from '../load-model.js'
-import { distanceChecks, divergenceChecks, drawChecks, goldenTensor, hiddenChecks, logitChecks, scoreChecks, stepChecks, tokenChecks, type Batch, type Check, type Finding } from './checks.js'
+import { distanceChecks, drawChecks, goldenTensor, hiddenChecks, logitChecks, Sample, scoreChecks, stepChecks, tokenChecks, type Batch, type Check, type Finding } from './checks.js'
 import type { WalkRow } from './walk.js'
 
-/** Bars of a run in bf16, against the float32 golden: nats a token, and the largest logit difference. */
+/** Bars of a run in bf16: nats a token against the float32 model of this device, and the largest difference to the golden logits. */
 const BF16 = { nats: 5e-4, logits: 0.2 } as const
-/** Of an FP8 run (weights by row, activations by token), in nats a token. */
+/** Of an FP8 run (weights by row, activations by token), in nats a token against the float32 model of this device. */
 const FP8_NATS = 1e-2
 
 export interface GoldenOptions {
@@ -120,9 +120,11 @@ async function* richChecks(device: Device, folder: string, goldens: string): Asy
   const want = (): Promise<Float32Array> => goldenTensor(goldens, 'prompt0.logits')
   // Three rows of unequal length: a bucket of four has an idle one.
   const rows = golden.token_ids.slice(0, 3).map((prompt, b): WalkRow => ({ prompt, fed: golden.greedy_64[b]!.slice(0, 40) }))
+  const sample = new Sample(golden.token_ids.map((prompt, b) => ({ prompt, fed: golden.greedy_64[b]! })))
   yield* withModel(folder, { device, dtype: 'f32' }, function* (llm) {
     yield* logitChecks(llm, goldens, 'prompt0.logits', ids, batch)
     yield* hiddenChecks(llm, goldens, ids)
+    yield* sample.checks(llm)
     yield* tokenChecks(llm, batch, 'greedy', golden.greedy_64, { maxNewTokens: 64, ignoreEos: true }, FORMS)
     yield* settingChecks(llm, golden)
     yield* drawChecks(llm, batch, FORMS)
@@ -130,13 +132,13 @@ async function* richChecks(device: Device, folder: string, goldens: string): Asy
   })
   yield* withModel(folder, { device, dtype: 'bf16' }, function* (llm) {
     yield* distanceChecks(llm, 'bf16 logits', want, ids, BF16.logits)
-    yield* divergenceChecks(llm, 'bf16 distributions', want, ids, BF16.nats)
+    yield* sample.divergence(llm, 'bf16 distributions', BF16.nats)
     yield* stepChecks(llm, rows, 'bf16')
   })
   for (const fp8 of [true, 'block'] as const) {
-    yield* withModel(folder, { device, dtype: 'f32', fp8 }, (llm) => divergenceChecks(llm, `FP8 ${fp8 === true ? 'by row' : fp8}`, want, ids, FP8_NATS))
+    yield* withModel(folder, { device, dtype: 'f32', fp8 }, (llm) => sample.divergence(llm, `FP8 ${fp8 === true ? 'by row' : fp8}`, FP8_NATS))
     yield* withModel(folder, { device, dtype: 'bf16', fp8 }, function* (llm) {
-      yield* divergenceChecks(llm, `FP8 ${fp8 === true ? 'by row' : fp8}, bf16`, want, ids, FP8_NATS)
+      yield* sample.divergence(llm, `FP8 ${fp8 === true ? 'by row' : fp8}, bf16`, FP8_NATS)
       yield* stepChecks(llm, rows, 'bf16', 'fp8')
     })
   }
@@ -159,15 +161,16 @@ function* settingChecks(llm: LanguageModel, golden: RichGolden): Generator<Check
 async function* variantChecks(device: Device, folder: string): AsyncGenerator<Check> {
   const golden = await readGolden<BriefGolden>(folder)
   const ids = golden.input_ids[0]!
+  const sample = new Sample(golden.input_ids.map((row, b) => ({ prompt: row.filter((_, i) => golden.attention_mask[b]![i] === 1), fed: golden.greedy_24[b]! })))
   yield* withModel(folder, { device, dtype: 'f32' }, function* (llm) {
     yield* logitChecks(llm, folder, 'row0.logits', ids, golden)
+    yield* sample.checks(llm)
     yield* tokenChecks(llm, golden, 'greedy', golden.greedy_24, { maxNewTokens: 24, ignoreEos: true }, { 'op by op': { graphs: false }, paged: { kvCache: { isPaged: true } } })
   })
-  const want = (): Promise<Float32Array> => goldenTensor(folder, 'row0.logits')
-  yield* withModel(folder, { device, dtype: 'bf16' }, (llm) => divergenceChecks(llm, 'bf16 distributions', want, ids, BF16.nats))
+  yield* withModel(folder, { device, dtype: 'bf16' }, (llm) => sample.divergence(llm, 'bf16 distributions', BF16.nats))
   if (!basename(folder).includes('fp8')) return
   // The stored codes, multiplied as codes.
-  for (const dtype of ['f32', 'bf16'] as const) yield* withModel(folder, { device, dtype, fp8: true }, (llm) => divergenceChecks(llm, `stored FP8, ${dtype}`, want, ids, FP8_NATS))
+  for (const dtype of ['f32', 'bf16'] as const) yield* withModel(folder, { device, dtype, fp8: true }, (llm) => sample.divergence(llm, `stored FP8, ${dtype}`, FP8_NATS))
 }
 
 async function* adapterChecks(device: Device, folder: string, adapter: string): AsyncGenerator<Check> {

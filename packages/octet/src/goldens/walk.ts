@@ -25,8 +25,11 @@ export async function walk(model: CausalLM, rows: readonly WalkRow[], options: W
     const seen = [await step(model, params, rows.flatMap(({ prompt }) => [...prompt]), 'last')]
     const decode = options.recorded === true ? await record(model, params, rows) : (next: readonly number[]) => eager(model, params, next)
     const { length } = rows[0]!.fed
-    for (let t = 0; t < length; t++) seen.push(await decode(rows.map(({ fed }) => fed[t]!)))
-    if ('dispose' in decode) await (decode as Recorded).dispose()
+    try {
+      for (let t = 0; t < length; t++) seen.push(await decode(rows.map(({ fed }) => fed[t]!)))
+    } finally {
+      if ('dispose' in decode) await (decode as Recorded).dispose()
+    }
     return seen
   } finally {
     params.dispose()
@@ -59,14 +62,9 @@ function paramsFor(model: CausalLM, rows: readonly WalkRow[], { kvDtype, isPaged
 }
 
 async function step(model: CausalLM, params: InferenceParams, ids: readonly number[], logits: 'last' | 'all'): Promise<Float32Array> {
-  const tokens = Tensor.from(Int32Array.from(ids), { shape: [ids.length], dtype: 'i32', device: model.device })
-  const out = model.step(tokens, params, { logits })
-  tokens.dispose()
-  try {
-    return await out.toFloat32Array()
-  } finally {
-    out.dispose()
-  }
+  using tokens = Tensor.from(Int32Array.from(ids), { shape: [ids.length], dtype: 'i32', device: model.device })
+  using out = model.step(tokens, params, { logits })
+  return await out.toFloat32Array()
 }
 
 function eager(model: CausalLM, params: InferenceParams, next: readonly number[]): Promise<Float32Array> {
