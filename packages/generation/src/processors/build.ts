@@ -45,8 +45,9 @@ function penaltiesOf(c: GenerationConfig, { eosTokenIds }: ProcessorOptions): Lo
 function constraintsOf(c: GenerationConfig, o: ProcessorOptions): LogitsProcessor[] {
   const eos = o.eosTokenIds
   const list: LogitsProcessor[] = []
-  if (c.minLength > 0 && eos.length > 0) list.push(constraints.minLength(c.minLength, eos))
+  // As with the maximum, the count of new tokens replaces that of all.
   if (c.minNewTokens > 0 && eos.length > 0) list.push(constraints.minNewTokens(c.minNewTokens, eos))
+  else if (c.minLength > 0 && eos.length > 0) list.push(constraints.minLength(c.minLength, eos))
   if (o.prefixAllowedTokens !== undefined) list.push(constraints.prefixAllowedTokens(o.prefixAllowedTokens))
   if (c.forcedBosTokenId !== null) list.push(constraints.forcedBos(c.forcedBosTokenId))
   if (c.forcedEosTokenId.length > 0) list.push(constraints.forcedEos(o.maxLength, c.forcedEosTokenId))

@@ -239,7 +239,7 @@ describe('processors against naive ones', () => {
 describe('buildProcessors', () => {
   const everything: GenerationOptions = {
     sequenceBias: [[[3], 1]], encoderRepetitionPenalty: 1.1, repetitionPenalty: 1.2, noRepeatNgramSize: 3, encoderNoRepeatNgramSize: 2,
-    badWordsIds: [[4]], minLength: 2, minNewTokens: 2, forcedBosTokenId: 2, forcedEosTokenId: 1, removeInvalidValues: true,
+    badWordsIds: [[4]], minNewTokens: 2, forcedBosTokenId: 2, forcedEosTokenId: 1, removeInvalidValues: true,
     exponentialDecayLengthPenalty: [3, 1.1], suppressTokens: [5], beginSuppressTokens: [6], doSample: true, temperature: 0.7, topH: 0.9,
     topK: 5, topP: 0.9, minP: 0.01, typicalP: 0.9, epsilonCutoff: 0.01, etaCutoff: 0.01, renormalizeLogits: true,
   }
@@ -248,10 +248,16 @@ describe('buildProcessors', () => {
     const own: p.LogitsProcessor = function own() {}
     const names = build(everything, { user: [own], prefixAllowedTokens: () => [1] }).map((f) => f.name)
     expect(names).toEqual([
-      'sequenceBias', 'encoderRepetitionPenalty', 'repetitionPenalty', 'noRepeatNgram', 'encoderNoRepeatNgram', 'badWords', 'minLength',
+      'sequenceBias', 'encoderRepetitionPenalty', 'repetitionPenalty', 'noRepeatNgram', 'encoderNoRepeatNgram', 'badWords',
       'minNewTokens', 'prefixAllowedTokens', 'forcedBos', 'forcedEos', 'removeInvalidValues', 'exponentialDecayLength', 'suppressTokens',
       'beginSuppressTokens', 'own', 'temperature', 'topH', 'topK', 'topP', 'minP', 'typicalP', 'epsilonCutoff', 'etaCutoff', 'renormalize',
     ])
+  })
+
+  it('counts new tokens rather than all where both minima are set', () => {
+    const names = (options: GenerationOptions): string[] => build(options).map((f) => f.name)
+    expect(names({ minLength: 2 })).toEqual(['minLength'])
+    expect(names({ minLength: 30, minNewTokens: 2 })).toEqual(['minNewTokens'])
   })
 
   it('leaves the sampling ones out of greedy decoding and what needs EOS out without one', () => {
