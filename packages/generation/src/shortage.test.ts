@@ -1,13 +1,13 @@
 // Memory that runs out at any point of making a thing: it is refused, and nothing of it stays.
-import { OctetError } from '@octet-llm/core'
 import { Construction, openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import { InferenceParams } from '@octet-llm/kv-cache'
 import { LayerNormMLP, resolveFp8, RotaryPositionEmbedding, TransformerLayer, type DecoderForCausalLM } from '@octet-llm/transformer'
-import { afterAll, beforeAll, expect, it, vi } from 'vitest'
+import { afterAll, beforeAll, expect, it } from 'vitest'
 import { DecodeGraphs } from './engine/decode-graphs.js'
 import { Engine } from './engine/engine.js'
 import { generateTokens } from './generate.js'
 import { randomDecoder } from './testing/random-decoder.test.helper.js'
+import { starve } from './testing/shortage.test.helper.js'
 
 let device: Device
 let model: DecoderForCausalLM
@@ -21,37 +21,6 @@ afterAll(async () => {
   await model.dispose()
   await device.dispose()
 })
-
-/**
- * Allocations that `make` needed; it is called with memory for none of them, for one, for two, … until it succeeds.
- * @param settle brings what the model keeps between calls back into one state
- */
-async function starve(make: () => unknown, settle: () => unknown = () => undefined): Promise<number> {
-  const allocate = device.allocator.allocate.bind(device.allocator)
-  for (let room = 0; ; room++) {
-    await settle()
-    const before = device.memoryStats().allocations
-    let left = room
-    const spy = vi.spyOn(device.allocator, 'allocate').mockImplementation((...args) => {
-      if (left-- > 0) return allocate(...args)
-      throw new OctetError('OUT_OF_MEMORY', { op: 'test', expected: `${room} allocations`, received: 'one more' })
-    })
-    try {
-      const made = await make()
-      spy.mockRestore()
-      await (made as { dispose?(): void | Promise<void> } | undefined)?.dispose?.()
-      await settle()
-      expect(device.memoryStats().allocations, 'after dispose').toBe(before)
-      return room
-    } catch (error) {
-      spy.mockRestore()
-      expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' })
-      await settle()
-      await device.synchronize()
-      expect(device.memoryStats().allocations, `with room for ${room}`).toBe(before)
-    }
-  }
-}
 
 /** A function that makes several things, as a model's constructor makes its layers. */
 function whole<T>(make: () => T): T {
@@ -73,23 +42,23 @@ it.each<[string, () => unknown, number]>([
   ['a cache in FP8', () => new InferenceParams({ device, numLayers: 2, maxBatchSize: 2, maxSequenceLength: 16, numHeadsKv: 2, headDimK: 8, dtype: 'e4m3' }), 7],
   ['an engine', () => new Engine(model, { maxBatchSize: 2, maxSequenceLength: 16 }), 6],
 ])('%s', async (_, make, least) => {
-  expect(await starve(make)).toBeGreaterThanOrEqual(least)
+  expect(await starve(device, make)).toBeGreaterThanOrEqual(least)
 })
 
 it('the state of recorded steps', async () => {
   const params = model.createInferenceParams({ maxBatchSize: 2, maxSequenceLength: 16 })
-  expect(await starve(() => new DecodeGraphs(model, params))).toBe(4)
+  expect(await starve(device, () => new DecodeGraphs(model, params))).toBe(4)
   // The arrays of a window, which the cache keeps.
   params.preStep(new Map([[0, 1]]))
   const arrays = device.memoryStats().allocations
-  await starve(() => void (params.beginDecode(new Map([[0, 1]]), 2), params.endDecode(new Map()))).catch(() => undefined)
+  await starve(device, () => void (params.beginDecode(new Map([[0, 1]]), 2), params.endDecode(new Map()))).catch(() => undefined)
   expect(device.memoryStats().allocations - arrays).toBe(3)
   params.dispose()
 })
 
 it.each<[string, object]>([['recorded', {}], ['one by one', { graphs: false }], ['beams', { numBeams: 3 }], ['sampled', { doSample: true }]])('a generation: %s', async (_, options) => {
   const plain = (): Promise<unknown> => generateTokens(model, { inputIds: [[1, 2, 3]], maxNewTokens: 2, graphs: false })
-  expect(await starve(async () => void (await generateTokens(model, { inputIds: [[1, 2, 3], [4]], maxNewTokens: 8, ...options })), plain)).toBeGreaterThan(8)
+  expect(await starve(device, async () => void (await generateTokens(model, { inputIds: [[1, 2, 3], [4]], maxNewTokens: 8, ...options })), plain)).toBeGreaterThan(8)
 })
 
 it('a forward, with hidden states too', async () => {
@@ -98,7 +67,7 @@ it('a forward, with hidden states too', async () => {
       const out = hiddenStates ? model.forward({ inputIds: [[1, 2], [3, 4]], hiddenStates: true }) : { logits: model.forward({ inputIds: [[1, 2], [3, 4]] }), hiddenStates: [] }
       return { dispose: () => [out.logits, ...out.hiddenStates].forEach((t) => t.dispose()) }
     }
-    expect(await starve(run)).toBeGreaterThan(8)
+    expect(await starve(device, run)).toBeGreaterThan(8)
   }
 })
 
@@ -113,8 +82,8 @@ it('a forward that is refused keeps none of its index arrays', async () => {
 it('rotary tables', async () => {
   const dynamic = (): RotaryPositionEmbedding => new RotaryPositionEmbedding({ device, dim: 8, scaling: { type: 'dynamic', factor: 2 }, maxPositionEmbeddings: 4 })
   const using = (rope: RotaryPositionEmbedding, work: () => unknown): RotaryPositionEmbedding => (work(), rope)
-  expect(await starve(() => { const rope = dynamic(); return using(rope, () => rope.reserve(4)) })).toBe(2)
+  expect(await starve(device, () => { const rope = dynamic(); return using(rope, () => rope.reserve(4)) })).toBe(2)
   const positions = Tensor.zeros([6], { dtype: 'i32', device })
-  expect(await starve(() => { const rope = dynamic(); return using(rope, () => rope.forTokens(positions, [{ begin: 0, count: 6 }])) })).toBe(3)
+  expect(await starve(device, () => { const rope = dynamic(); return using(rope, () => rope.forTokens(positions, [{ begin: 0, count: 6 }])) })).toBe(3)
   positions.dispose()
 })

@@ -1,5 +1,5 @@
 import { itemSize, OctetError } from '@octet-llm/core'
-import { gatherRows, scatterRows, scope, Tensor, type Device } from '@octet-llm/kernels'
+import { disposeAll, gatherRows, scatterRows, scope, Tensor, type Device } from '@octet-llm/kernels'
 
 import type { PageCopy } from './pages.js'
 
@@ -107,7 +107,7 @@ export class CacheBuffers {
   }
 
   dispose(): void {
-    for (const t of [...this.#views, this.#k, this.#v, this.#scales]) t?.dispose()
+    disposeAll([...this.#views, this.#k, this.#v, this.#scales])
   }
 
   #view(buffer: Tensor, begin: number, count: number, shape: readonly number[]): Tensor {

@@ -1,4 +1,4 @@
-import { Construction, keep, Tensor, type Device } from '@octet-llm/kernels'
+import { Construction, disposeAll, keep, Tensor, type Device } from '@octet-llm/kernels'
 
 import type { ActiveArrays } from './step-arrays.js'
 
@@ -102,8 +102,8 @@ export class DecodeArrays {
   }
 
   dispose(): void {
-    for (const { active } of this.#views.values()) for (const t of new Set(Object.values(active) as Tensor[])) t.dispose()
-    for (const t of [this.#iota, this.#lens, this.#pageTable]) t.dispose()
+    disposeAll([...this.#views.values()].flatMap(({ active }) => Object.values(active) as Tensor[]))
+    disposeAll([this.#iota, this.#lens, this.#pageTable])
   }
 }
 

@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { Construction, kvAppend, type Device, type Tensor } from '@octet-llm/kernels'
+import { Construction, disposeAll, kvAppend, scope, type Device, type Tensor } from '@octet-llm/kernels'
 
 import { CacheBuffers, type KvDType, type LayerCache } from './buffers.js'
 import { DecodeArrays, type DecodeRows } from './decode-arrays.js'
@@ -278,22 +278,23 @@ export class InferenceParams {
     const step: StepShape = { format: this.qkvFormat, counts: this.#counts, totalTokens: this.#totalTokens, heads: this.numHeadsKv, headDim: this.headDimK }
     const tokens = checkTokens(step, 'k', k.shape)
     checkTokens(step, 'v', v.shape)
-    const padded = paddedIndex(step, tokens, this.host.preStepSeqlens, this.device)
-    const views = [k, v].map((t) => t.view([tokens, this.numHeadsKv * this.headDimK])) as [Tensor, Tensor]
-    kvAppend({
-      k: views[0],
-      v: views[1],
-      kCache: cache.k,
-      vCache: cache.v,
-      pageTable: active.pageTable,
-      rowOf: padded?.rowOf ?? active.rowOf,
-      positions: padded?.positions ?? active.positions,
-      kScaleInv: cache.kScaleInv,
-      vScaleInv: cache.vScaleInv,
-      kvHeads: this.numHeadsKv,
-      headDim: this.headDimK,
+    scope(() => {
+      const padded = paddedIndex(step, tokens, this.host.preStepSeqlens, this.device)
+      const views = [k, v].map((t) => t.view([tokens, this.numHeadsKv * this.headDimK])) as [Tensor, Tensor]
+      kvAppend({
+        k: views[0],
+        v: views[1],
+        kCache: cache.k,
+        vCache: cache.v,
+        pageTable: active.pageTable,
+        rowOf: padded?.rowOf ?? active.rowOf,
+        positions: padded?.positions ?? active.positions,
+        kScaleInv: cache.kScaleInv,
+        vScaleInv: cache.vScaleInv,
+        kvHeads: this.numHeadsKv,
+        headDim: this.headDimK,
+      })
     })
-    for (const t of [...views, padded?.rowOf, padded?.positions]) t?.dispose()
   }
 
   /** Forgets every sequence; memory and addresses stay. */
@@ -345,12 +346,13 @@ export class InferenceParams {
     this.#table.truncate(id, length)
   }
 
+  /**
+   * Frees the cache. Idempotent.
+   * @throws OctetError `TENSOR_IN_GRAPH` while a graph uses it: a call after the graph's end frees what is left
+   */
   dispose(): void {
-    if (this.#disposed) return
     this.#disposed = true
-    this.#arrays.dispose()
-    this.#decode?.dispose()
-    this.#buffers.dispose()
+    disposeAll([this.#arrays, this.#decode, this.#buffers])
   }
 
   [Symbol.dispose](): void {

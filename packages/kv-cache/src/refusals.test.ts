@@ -1,4 +1,4 @@
-import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
+import { kvAppend, openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import * as fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 
@@ -203,4 +203,20 @@ it('refuses a cache that cannot fit with the bytes of all of it, and takes nothi
   expect(small.memoryStats()).toMatchObject({ allocatedBytes: 0, reservedBytes: 0 })
   make({ ...shape, dtype: 'e4m3' }).dispose()
   await small.dispose()
+})
+
+it('a refused append keeps nothing, and a cache that a graph uses can be disposed after it', async () => {
+  const before = device.memoryStats().allocations
+  const params = make({ qkvFormat: 'bshd' })
+  params.preStep(new Map([[0, 2], [1, 1]]))
+  const held = device.memoryStats().allocations
+  const [wide, narrow] = [Tensor.zeros([2, 2, 1, 2], { dtype: 'f32', device }), Tensor.zeros([2, 2, 1, 2], { dtype: 'i32', device })]
+  expect(refusal(() => params.step(1, wide, narrow))).toMatchObject({ code: 'DTYPE_MISMATCH' })
+  expect(device.memoryStats().allocations).toBe(held + 2)
+  const graph = device.queue.capture(() => kvAppend({ k: wide.view([4, 2]), v: wide.view([4, 2]), kCache: params.layerCache(1).k, vCache: params.layerCache(1).v, pageTable: params.pageTable, rowOf: Tensor.zeros([4], { dtype: 'i32', device }), positions: Tensor.zeros([4], { dtype: 'i32', device }), kvHeads: 1, headDim: 2 }))
+  for (let i = 0; i < 2; i++) expect(refusal(() => params.dispose())).toMatchObject({ code: 'TENSOR_IN_GRAPH' })
+  expect(refusal(() => params.preStep(new Map()))).toMatchObject({ code: 'DISPOSED' })
+  await graph.dispose()
+  for (const t of [params, params, wide, narrow]) t.dispose()
+  expect(device.memoryStats().allocations).toBe(before)
 })

@@ -1,4 +1,4 @@
-import { Tensor, type Device } from '@octet-llm/kernels'
+import { disposeAll, Tensor, type Device } from '@octet-llm/kernels'
 
 /** Device views of exactly the rows and tokens of the current step; replaced by the next preStep. */
 export interface ActiveArrays {
@@ -163,7 +163,7 @@ export class StepArrays {
   dispose(): void {
     this.#dropViews(this.#batchViews)
     this.#dropViews(this.#tokenViews)
-    for (const t of [this.cuSeqlensQ, this.kvLens, this.preStepSeqlens, this.lastTokens, this.#header, this.pageTable, this.#rowOf, this.#positions]) t.dispose()
+    disposeAll([this.cuSeqlensQ, this.kvLens, this.preStepSeqlens, this.lastTokens, this.#header, this.pageTable, this.#rowOf, this.#positions])
   }
 
   /** A scope around the caller may have freed the views, and arrays that grew inside it: those are made again. */
@@ -202,6 +202,6 @@ export class StepArrays {
   }
 
   #dropViews(views: object | undefined): void {
-    if (views !== undefined) for (const t of Object.values(views)) (t as Tensor).dispose()
+    if (views !== undefined) disposeAll(Object.values(views) as Tensor[])
   }
 }

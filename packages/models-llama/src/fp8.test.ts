@@ -152,6 +152,14 @@ describe('calibration, FP8 cache and export', () => {
     await model.dispose()
   })
 
+  it('looks into layers that run op by op too', async () => {
+    const [fused, plain] = [await load('fairy-llama', { dtype: 'f32' }), await load('fairy-llama', { dtype: 'f32', decoderLayer: 'reference' })]
+    const [want, got] = [await calibrate(fused, batches), await calibrate(plain, batches)]
+    expect([...got.keys()].sort()).toEqual([...want.keys()].sort())
+    for (const [name, scales] of want) for (const [i, scale] of scales.entries()) expect(Math.abs(got.get(name)![i]! / scale - 1), name).toBeLessThan(1e-3)
+    for (const m of [fused, plain]) await m.dispose()
+  })
+
   it.each<[string, Fp8Option, boolean]>([
     ['by row', true, false],
     ['by row, calibrated', true, true],

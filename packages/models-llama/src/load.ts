@@ -37,7 +37,8 @@ export async function loadPretrained(
     model.finishLoading(calibration)
     return model
   } catch (error) {
-    await model?.dispose()
+    // What made the load fail is what its caller shall see.
+    await model?.dispose().catch(() => undefined)
     throw error
   } finally {
     await checkpoint.close()

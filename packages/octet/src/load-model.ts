@@ -57,8 +57,8 @@ export async function loadModel(source: string, options: LoadModelOptions = {}):
     const loadSeconds = (performance.now() - start) / 1000
     return new LanguageModel({ model, tokenizer, generationConfig: model.generationConfig, folder, ownedDevice, kvCache: options.kvCache, loadSeconds })
   } catch (error) {
-    await tokenizer?.dispose()
-    await ownedDevice?.dispose()
+    // What made the load fail is what its caller shall see.
+    await Promise.allSettled([tokenizer?.dispose(), ownedDevice?.dispose()])
     throw error
   }
 }

@@ -39,8 +39,9 @@ export async function randomModel(config: RandomModelName | (string & {}), optio
     const loadSeconds = (performance.now() - start) / 1000
     return new LanguageModel({ model, tokenizer: null, generationConfig: model.generationConfig, folder: config, ownedDevice, kvCache, loadSeconds })
   } catch (error) {
-    await model?.dispose()
-    await ownedDevice?.dispose()
+    // What made it fail is what its caller shall see.
+    await model?.dispose().catch(() => undefined)
+    await ownedDevice?.dispose().catch(() => undefined)
     throw error
   }
 }

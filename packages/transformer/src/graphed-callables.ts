@@ -1,5 +1,5 @@
 import { OctetError, formatShape, sameShape } from '@octet-llm/core'
-import { copy, Tensor, type Graph, type Queue } from '@octet-llm/kernels'
+import { copy, scope, Tensor, type Graph, type Queue } from '@octet-llm/kernels'
 
 import { IndexArrays } from './index-arrays.js'
 
@@ -78,8 +78,8 @@ class Recording<R> {
   #disposed = false
 
   constructor(callable: GraphableCallable<readonly Tensor[], R>, sample: readonly Tensor[], o: { queue: Queue; warmup: number; state: readonly Tensor[] }) {
-    this.#inputs = sample.map((x) => copy({ x, queue: o.queue }))
-    const saved = o.state.map((x) => copy({ x, queue: o.queue }))
+    const [inputs, saved] = scope(() => [sample, o.state].map((tensors) => tensors.map((x) => copy({ x, queue: o.queue })))) as [Tensor[], Tensor[]]
+    this.#inputs = inputs
     this.#arrays = new IndexArrays(o.queue.device)
     try {
       try {

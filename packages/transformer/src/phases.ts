@@ -20,10 +20,8 @@ export function generationPhase(model: CausalLM): Phase<Tensor> {
   return {
     model,
     forward(tokens, params) {
-      const logits = model.step(tokens, params, { logits: 'last' })
-      const next = argmax({ x: logits })
-      logits.dispose()
-      return next
+      using logits = model.step(tokens, params, { logits: 'last' })
+      return argmax({ x: logits })
     },
   }
 }

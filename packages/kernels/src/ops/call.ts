@@ -3,6 +3,7 @@ import type { TensorDType } from '../dtype-codes.js'
 import { checkSupport, enqueue, queueFor } from '../enqueue.js'
 import type { OpName } from '../op-table.js'
 import type { Queue } from '../queue.js'
+import { disposeAll } from '../scope.js'
 import { Tensor } from '../tensor.js'
 
 /** Options that every op takes. */
@@ -76,6 +77,7 @@ function parse(pattern: string): Pattern {
 export class Call {
   readonly #axes = new Map<string, number>()
   readonly #wanted: Queue | undefined
+  readonly #made: Tensor[] = []
   #queue: Queue | undefined
 
   constructor(
@@ -123,12 +125,20 @@ export class Call {
   }
 
   /**
-   * The caller's output, checked, or a new tensor. `shape` and `dtype` (the first of `dtypes`) are those of a new one.
+   * The caller's output, checked, or a new tensor. `shape` and `dtype` (the first of `dtypes`) are those of a new one. Without memory
+   * for it, outputs that were made before it are freed.
    */
   output(argument: string, given: Tensor | undefined, pattern: string | null, shape: Shape, dtypes: readonly TensorDType[]): Tensor {
     if (given !== undefined) return this.input(argument, given, pattern, dtypes)
     const queue = this.#queue!
-    return Tensor.empty(shape, { dtype: dtypes[0]!, device: queue.device, queue })
+    try {
+      const made = Tensor.empty(shape, { dtype: dtypes[0]!, device: queue.device, queue })
+      this.#made.push(made)
+      return made
+    } catch (error) {
+      disposeAll(this.#made)
+      throw error
+    }
   }
 
   /** Native code of a granularity. @throws OctetError `INVALID_ARGUMENT` */

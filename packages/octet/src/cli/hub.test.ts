@@ -1,7 +1,7 @@
 // A name on the hub instead of a folder, against a small hub on this machine.
 import { createHash } from 'node:crypto'
 import { readFileSync, readdirSync, realpathSync } from 'node:fs'
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -59,6 +59,12 @@ it('does not pull for an output that is taken', async () => {
   const refused = jsonOf(await octet(['quantize', '--model', ID, '--output', output, '--yes', '--json'], { env }))
   expect(refused.error).toMatchObject({ code: 'INVALID_ARGUMENT' })
   expect((refused.error as { message: string }).message).toContain('one with 1 entries')
+  const ids = join(dir, 'ids.json')
+  await writeFile(ids, '{"input_ids": [[1]]}')
+  for (const path of [output, join(dir, 'nowhere', 'logits.safetensors')]) {
+    const { error } = jsonOf(await octet(['logits', '--model', ID, '--input-ids', ids, '--output', path, '--yes', '--json'], { env }))
+    expect(error).toMatchObject({ code: 'FILE_WRITE_FAILED' })
+  }
   expect(served).toEqual([])
 })
 

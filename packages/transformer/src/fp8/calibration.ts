@@ -1,6 +1,6 @@
 import { OctetError, type Shape } from '@octet-llm/core'
 import { FP8_MAX, inverseScale, scaleFromAmax } from '@octet-llm/fp8-recipe'
-import { amax, Tensor, type Device } from '@octet-llm/kernels'
+import { amax, keep, Tensor, type Device } from '@octet-llm/kernels'
 
 import type { KvLayerScales } from '@octet-llm/kv-cache'
 
@@ -112,22 +112,26 @@ class AmaxRecorder implements ForwardObserver {
   input(linear: Linear, x: Tensor): void {
     const name = this.#names.get(linear)
     if (name === undefined) return
-    const values = Tensor.empty([1], { dtype: 'f32', device: this.#device })
-    amax({ x, out: values })
-    this.#flying.push({ name: `${name}.input_scale`, values })
+    amax({ x, out: this.#slot(`${name}.input_scale`, 1) })
   }
 
   keysAndValues(core: DotProductAttention, k: Tensor, v: Tensor): void {
     for (const [part, x] of [['k', k], ['v', v]] as const) {
-      const values = Tensor.empty([this.#heads], { dtype: 'f32', device: this.#device })
+      const values = this.#slot(kvName(core.layerNumber - 1, part), this.#heads)
       for (let head = 0; head < this.#heads; head++) {
         const [columns, out] = [x.columns(head * core.headDim, (head + 1) * core.headDim), values.rows(head, head + 1)]
         amax({ x: columns, out })
         columns.dispose()
         out.dispose()
       }
-      this.#flying.push({ name: kvName(core.layerNumber - 1, part), values })
     }
+  }
+
+  /** Where a magnitude will be; a layer's own scope ends before it is read. */
+  #slot(name: string, count: number): Tensor {
+    const values = keep(Tensor.empty([count], { dtype: 'f32', device: this.#device }))
+    this.#flying.push({ name, values })
+    return values
   }
 
   async collect(): Promise<void> {

@@ -113,10 +113,12 @@ export class LinearRecipeState {
       this.#begin(ctx, recipe)
       this.#weight!.record(weight.tensor)
     }
+    using construction = new Construction()
     const storage = new QuantizedStorage(this.#device, weight.shape as readonly [number, number], [{ name: undefined, begin: 0, end: weight.shape[0]! }])
     const wide = weight.dtype === 'f16' ? cast({ x: weight.tensor, dtype: 'f32' }) : undefined
     storage.store(undefined, wide ?? weight.tensor, ruleOf(recipe, 'weight'), recipe.kind === 'delayed' ? this.#weight!.scale : undefined)
     wide?.dispose()
+    construction.complete()
     if (isFirstMicrobatch === undefined) return { runs: storage.runs, release: () => storage.dispose() }
     this.#cache?.storage.dispose()
     this.#cache = { recipe, storage }
@@ -133,10 +135,7 @@ export class LinearRecipeState {
 
   /** Takes the scales of a saved state in the place of its own. */
   load(recipe: DelayedScaling, states: { readonly input: DelayedState; readonly weight: DelayedState }): void {
-    this.#input?.dispose()
-    this.#weight?.dispose()
-    this.#input = new DelayedTensor(this.#device, recipe, states.input)
-    this.#weight = new DelayedTensor(this.#device, recipe, states.weight)
+    this.#replace(recipe, states)
   }
 
   dispose(): void {
@@ -149,10 +148,17 @@ export class LinearRecipeState {
     if (this.#pending) throw new OctetError('INVALID_ARGUMENT', { op: 'autocast', argument: 'ctx', expected: 'settled delayed scales', received: 'an update in flight', hint: 'await ctx.settled of the autocast before this one' })
     ctx.touch(this)
     if (this.#input?.recipe === recipe) return
-    this.#input?.dispose()
-    this.#weight?.dispose()
-    this.#input = new DelayedTensor(this.#device, recipe)
-    this.#weight = new DelayedTensor(this.#device, recipe)
+    this.#replace(recipe, {})
+  }
+
+  /** Both or neither. */
+  #replace(recipe: DelayedScaling, states: { readonly input?: DelayedState; readonly weight?: DelayedState }): void {
+    using construction = new Construction()
+    const [input, weight] = [new DelayedTensor(this.#device, recipe, states.input), new DelayedTensor(this.#device, recipe, states.weight)]
+    disposeAll([this.#input, this.#weight])
+    construction.complete()
+    this.#input = input
+    this.#weight = weight
   }
 }
 

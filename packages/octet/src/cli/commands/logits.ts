@@ -1,3 +1,5 @@
+import { stat } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { OctetError } from '@octet-llm/core'
 import { writeSafetensors, type TensorEntry } from '@octet-llm/hf-loader/safetensors'
@@ -21,6 +23,7 @@ export function addLogits(program: Command, context: Context): void {
     .option('--hidden-states', 'write hidden.0 … hidden.n [B, T, hidden size] too')
     .action(async (flags: LogitsFlags) => {
       const input = await readInputIds(flags.inputIds)
+      await checkOutput(flags.output)
       await withModel(flags, context, async (llm) => {
         const entries = await compute(llm, rectangular(input, llm), flags.hiddenStates === true)
         await writeSafetensors(flags.output, entries, { signal: context.signal })
@@ -29,6 +32,16 @@ export function addLogits(program: Command, context: Context): void {
         else context.output.note(`wrote ${entries.map(({ name, shape }) => `${name} [${shape.join(', ')}]`).join(', ')} to ${flags.output}`)
       })
     })
+}
+
+/** Before a model is loaded for nothing. @throws OctetError `FILE_WRITE_FAILED` for a folder, or in one that does not exist */
+async function checkOutput(path: string): Promise<void> {
+  const refuse = (expected: string, received: string): never => {
+    throw new OctetError('FILE_WRITE_FAILED', { op: 'logits', argument: '--output', expected, received, hint: 'name a file in a folder that exists' })
+  }
+  if ((await stat(path).catch(() => null))?.isDirectory() === true) refuse('a file', `the folder ${path}`)
+  const parent = dirname(resolve(path))
+  if ((await stat(parent).catch(() => null))?.isDirectory() !== true) refuse('a file in a folder that exists', `one in ${parent}`)
 }
 
 /** Rows of one length: shorter ones get pads on the left, which the mask leaves out. @throws OctetError `CONTEXT_TOO_LONG` */
