@@ -24,9 +24,9 @@ Status launch_decode_attention(const OpCall& call, CudaContext& ctx) {
   return a.k->dtype == DType::bf16 ? launch_decode_bf16_cache(a, ctx) : launch_decode_e4m3_cache(a, ctx);
 }
 
-bool fits_prefill_attention(const OpCall& call, const DeviceInfo&) {
+bool fits_prefill_attention(const OpCall& call, const DeviceInfo& device) {
   const AttentionArgs a = attention_args(call);
-  return attention_sm90_fits(a) && a.max_q > 0 && a.sequences <= 65535 && a.heads <= 65535;
+  return device.arch == 90 && attention_sm90_fits(a) && a.max_q > 0 && (a.max_q / 128 + 1) * a.sequences * a.heads <= INT32_MAX / 2;
 }
 Status launch_prefill_attention(const OpCall& call, CudaContext& ctx) {
   const AttentionArgs a = attention_args(call);

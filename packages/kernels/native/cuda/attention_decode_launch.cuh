@@ -20,7 +20,7 @@ template <class T, int D, int kMost> Status launch_decode_with(const AttentionAr
   const auto kernel = attention_decode<T, D, kMost>;
   static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem) == cudaSuccess;
   CUtensorMap kmap, vmap;
-  if (!ready || !encode_caches(a, S::kSpan, &kmap, &vmap)) return Status::internal;
+  if (!ready || !encode_caches(a, S::kSpan, kTileTokens, &kmap, &vmap)) return Status::internal;
   AttentionDecodeArgs d{};
   d.q = a.q->as<const __nv_bfloat16>();
   d.out = a.out->as<__nv_bfloat16>();

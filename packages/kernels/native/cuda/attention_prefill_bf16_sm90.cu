@@ -5,9 +5,9 @@ namespace octet::cuda {
 
 Status launch_prefill_bf16_cache(const AttentionArgs& a, CudaContext& ctx) {
   switch (a.d) {
-    case 64: return launch_prefill_as<__nv_bfloat16, 64>(a, ctx);
-    case 128: return launch_prefill_as<__nv_bfloat16, 128>(a, ctx);
-    default: return launch_prefill_as<__nv_bfloat16, 256>(a, ctx);
+    case 64: return launch_prefill_as<__nv_bfloat16, 64, 192>(a, ctx);
+    case 128: return launch_prefill_as<__nv_bfloat16, 128, 128>(a, ctx);
+    default: return launch_prefill_as<__nv_bfloat16, 256, 64>(a, ctx);
   }
 }
 

@@ -5,9 +5,9 @@ namespace octet::cuda {
 
 Status launch_prefill_e4m3_cache(const AttentionArgs& a, CudaContext& ctx) {
   switch (a.d) {
-    case 64: return launch_prefill_as<__nv_fp8_e4m3, 64>(a, ctx);
-    case 128: return launch_prefill_as<__nv_fp8_e4m3, 128>(a, ctx);
-    default: return launch_prefill_as<__nv_fp8_e4m3, 256>(a, ctx);
+    case 64: return launch_prefill_as<__nv_fp8_e4m3, 64, 128>(a, ctx);
+    case 128: return launch_prefill_as<__nv_fp8_e4m3, 128, 128>(a, ctx);
+    default: return launch_prefill_as<__nv_fp8_e4m3, 256, 64>(a, ctx);
   }
 }
 

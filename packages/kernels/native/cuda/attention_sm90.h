@@ -12,9 +12,10 @@ inline bool attention_sm90_fits(const AttentionArgs& a) {
          aligned(*a.k) && aligned(*a.v);
 }
 
-inline bool encode_caches(const AttentionArgs& a, int span, CUtensorMap* k, CUtensorMap* v) {
+// Boxes of `box_rows` tokens, which divide a page.
+inline bool encode_caches(const AttentionArgs& a, int span, int box_rows, CUtensorMap* k, CUtensorMap* v) {
   const int item = a.k->dtype == DType::bf16 ? 2 : 1;
-  return encode_rows(k, a.k->data, item, a.k->rows(), a.d, a.d, 16, span) && encode_rows(v, a.v->data, item, a.v->rows(), a.d, a.d, 16, span);
+  return encode_rows(k, a.k->data, item, a.k->rows(), a.d, a.d, box_rows, span) && encode_rows(v, a.v->data, item, a.v->rows(), a.d, a.d, box_rows, span);
 }
 
 }  // namespace octet::cuda

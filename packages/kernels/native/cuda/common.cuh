@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
+#include <type_traits>
+
 #include "context.h"
 
 namespace octet::cuda {
@@ -40,6 +42,10 @@ template <> __device__ __forceinline__ e5m2 from_float<e5m2>(float v) {
   return {static_cast<uint8_t>(v != v ? 0x7f : __nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E5M2))};
 }
 
+// The value that from_float<T> would store.
+template <class T> __device__ __forceinline__ float rounded(float v) { return to_float(from_float<T>(v)); }
+template <> __device__ __forceinline__ float rounded<bf16>(float v) { return __bfloat162float(__float2bfloat16_rn(v)); }  // which NaN does not matter
+
 // kN neighbouring elements moved by one access.
 template <class T, int kN> struct alignas(sizeof(T) * kN < 16 ? sizeof(T) * kN : 16) Pack { T v[kN]; };
 template <class T> constexpr int kWide = 16 / sizeof(T);
@@ -50,10 +56,22 @@ template <class T, int kN> __device__ __forceinline__ void load(float (&out)[kN]
   for (int i = 0; i < kN; ++i) out[i] = to_float(pack.v[i]);
 }
 template <class T, int kN> __device__ __forceinline__ void store(T* p, const float (&in)[kN]) {
-  Pack<T, kN> pack;
+#if __CUDA_ARCH__ >= 890
+  constexpr bool kTwoAtOnce = std::is_same_v<T, e4m3> && kN % 2 == 0;  // the conversion to e4m3 takes two, saturates, and gives NaN its one code
+#else
+  constexpr bool kTwoAtOnce = false;
+#endif
+  if constexpr (kTwoAtOnce) {
+    Pack<uint16_t, kN / 2> pairs;
 #pragma unroll
-  for (int i = 0; i < kN; ++i) pack.v[i] = from_float<T>(in[i]);
-  *reinterpret_cast<Pack<T, kN>*>(p) = pack;
+    for (int i = 0; i < kN / 2; ++i) pairs.v[i] = __nv_cvt_float2_to_fp8x2(make_float2(in[2 * i], in[2 * i + 1]), __NV_SATFINITE, __NV_E4M3);
+    *reinterpret_cast<Pack<uint16_t, kN / 2>*>(p) = pairs;
+  } else {
+    Pack<T, kN> pack;
+#pragma unroll
+    for (int i = 0; i < kN; ++i) pack.v[i] = from_float<T>(in[i]);
+    *reinterpret_cast<Pack<T, kN>*>(p) = pack;
+  }
 }
 
 // Sums and maxima over a block in a fixed tree: lanes by xor, then warps in order. Every thread gets the result.

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kRowThreads) gated_quantized(Rows<const T> x, 
     load<T, kN>(v[i], x[n] + c);
     load<T, kN>(u, x[n] + width + c);
 #pragma unroll
-    for (int k = 0; k < kN; ++k) v[i][k] = to_float(from_float<T>(act(v[i][k]) * u[k]));
+    for (int k = 0; k < kN; ++k) v[i][k] = rounded<T>(act(v[i][k]) * u[k]);
   }
   quantize_held<kN, kHeld, e4m3>(v, y[n], target, n, width, 0, width);
 }

@@ -67,14 +67,18 @@ template <class T> __device__ __forceinline__ void norm_head(Head& h, const Head
   }
 }
 
+// One pair by its angle; written out, so that every kernel rounds alike.
+__device__ __forceinline__ void turn(float& a, float& b, float cosine, float sine) {
+  const float first = fmaf(a, cosine, -__fmul_rn(b, sine)), second = fmaf(b, cosine, __fmul_rn(a, sine));
+  a = first;
+  b = second;
+}
 __device__ __forceinline__ void rotate(Head& h, const HeadShape& s, const float* cosine, const float* sine) {
 #pragma unroll
   for (int j = 0; j < kPairs; ++j) {
     const int pair = j * 32 + (threadIdx.x & 31);
     if (pair >= s.half) continue;
-    const float a = h.a[j], b = h.b[j], c = cosine[pair], n = sine[pair];
-    h.a[j] = a * c - b * n;
-    h.b[j] = b * c + a * n;
+    turn(h.a[j], h.b[j], cosine[pair], sine[pair]);
   }
 }
 
@@ -95,11 +99,12 @@ inline PageTable table_of(const TensorArg& t) { return {t.as<const int32_t>(), t
 
 // Elements before the row of `position`, or -1 when the arguments lead outside the table or the cache.
 __device__ __forceinline__ int64_t cache_row(const PagedCache& c, const PageTable& t, int64_t b, int64_t position, int64_t head) {
-  const int64_t column = position / c.page_size;
-  if (b < 0 || b >= t.rows || position < 0 || column >= t.width) return -1;
+  if (b < 0 || b >= t.rows || position < 0) return -1;
+  const uint32_t size = static_cast<uint32_t>(c.page_size), column = static_cast<uint32_t>(position) / size;  // positions are i32
+  if (column >= t.width) return -1;
   const int64_t page = t.data[b * t.stride + column];
   if (page < 0 || page >= c.pages) return -1;
-  return ((page * c.heads + head) * c.page_size + position % c.page_size) * c.row_stride;
+  return ((page * c.heads + head) * c.page_size + (static_cast<uint32_t>(position) - column * size)) * c.row_stride;
 }
 
 // Writes a head to its place: x * (1 / scaleInv), rounded once (saturating to FP8).

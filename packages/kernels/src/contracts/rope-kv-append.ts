@@ -67,6 +67,8 @@ interface Axes {
   readonly norm: (typeof NORMS)[number]
   readonly interleaved: boolean
   readonly scaled: boolean
+  /** Default: qkv and qOut are slices with gaps. `plain`: as models have them, what the fast kernels ask for. */
+  readonly placement?: 'plain'
 }
 
 function build(random: Random, at: Axes, qkv: HostTensor): Run {
@@ -81,7 +83,7 @@ function build(random: Random, at: Axes, qkv: HostTensor): Run {
   const rotations = weights.map((w) => ({ norm: at.norm, weight: w?.values ?? null, dtype: at.x, cos, sin, interleaved: at.interleaved })) as [RotateOptions, RotateOptions]
   return {
     inputs: {
-      qkv: { host: qkv, placement: 'padded' },
+      qkv: { host: qkv, placement: at.placement ?? 'padded' },
       positions: { host: ints(angleOf) },
       cos: { host: cos },
       sin: { host: sin },
@@ -92,7 +94,7 @@ function build(random: Random, at: Axes, qkv: HostTensor): Run {
       ...(kScale && vScale && { kScaleInv: { host: kScale }, vScaleInv: { host: vScale } }),
     },
     outputs: {
-      qOut: { dtype: at.x, shape: [at.T, heads * at.D], placement: 'offset' },
+      qOut: { dtype: at.x, shape: [at.T, heads * at.D], placement: at.placement ?? 'offset' },
       kCache: { dtype: at.cache, shape: cache.k.shape, initial: cache.k },
       vCache: { dtype: at.cache, shape: cache.v.shape, initial: cache.v },
     },
@@ -127,6 +129,49 @@ function* cases(): Generator<ContractCase> {
       name,
       quick: sampled(index++, 40),
       make: (random) => build(random, { ...at, heads }, values(random, at.x, [at.T, (heads[0] + 2 * heads[1]) * at.D], at.values)),
+    }
+  }
+  yield* fast()
+  yield* broken()
+}
+
+/** Shapes as models have them: bf16, or over an FP8 cache. */
+function* fast(): Generator<ContractCase> {
+  let index = 0
+  const axes = { cache: ['bf16', 'e4m3'] as const, T: [0, 1, 9], heads: ['2/2', '6/2', '3/1'], D: [16, 48, 64, 128, 256], pageSize: [1, 4, 64], norm: ['none', 'plain'] as const, interleaved: [false, true], scaled: [false, true], values: SUM_VALUES }
+  for (const { name, at } of spread(axes, 900)) {
+    if (at.pageSize === 64 && at.D > 80) continue
+    const heads = at.heads.split('/').map(Number) as [number, number]
+    yield {
+      name: `fast ${name}`,
+      quick: sampled(index++, 20),
+      make: (random) => build(random, { ...at, x: 'bf16', heads, placement: 'plain' }, values(random, 'bf16', [at.T, (heads[0] + 2 * heads[1]) * at.D], at.values)),
+    }
+  }
+}
+
+const BROKEN: Axes = { x: 'bf16', cache: 'bf16', T: 9, heads: [2, 1], D: 16, pageSize: 4, norm: 'none', interleaved: false, scaled: false, placement: 'plain' }
+
+/** Positions and places that lead outside their tensors. */
+function* broken(): Generator<ContractCase> {
+  const faults: Readonly<Record<string, (inputs: Run['inputs']) => void>> = {
+    position: (inputs) => (inputs['positions']!.host.values[3] = P),
+    'position-negative': (inputs) => (inputs['positions']!.host.values[3] = -1),
+    place: (inputs) => (inputs['cachePositions']!.host.values[3] = 400),
+    row: (inputs) => (inputs['rowOf']!.host.values.fill(BATCH)),
+    page: (inputs) => (inputs['pageTable']!.host.values.fill(1000)),
+  }
+  for (const [name, spoil] of Object.entries(faults)) {
+    for (const x of ACTIVATIONS) {
+      yield {
+        name: `x=${x} bad=${name}`,
+        quick: true,
+        make(random) {
+          const run = build(random, { ...BROKEN, x }, values(random, x, [BROKEN.T, 4 * BROKEN.D]))
+          spoil(run.inputs)
+          return { ...run, fails: 'OP_FAILED' }
+        },
+      }
     }
   }
 }
