@@ -43,6 +43,13 @@ const CUDA_VARIANTS: Readonly<Partial<Record<OpName, Readonly<Record<string, str
 /** Ops that a CPU level lacks, with the reason. Every other op has one kernel per level. */
 const CPU_GAPS: Readonly<Partial<Record<OpName, string>>> = {}
 
+const CALIBRATION = 'part of calibration, which runs on the CPU; the checkpoint that it writes runs anywhere'
+
+/** Ops that the CUDA backend lacks, with the reason. */
+const CUDA_GAPS: Readonly<Partial<Record<OpName, string>>> = { gram: CALIBRATION, compensate: CALIBRATION }
+
+const variants = (named: Readonly<Record<string, string>>, gap: string | undefined): ManifestRow => (gap === undefined ? { variants: named } : { gap })
+
 function rows(row: (op: OpName) => ManifestRow): Readonly<Record<OpName, ManifestRow>> {
   return Object.fromEntries(OP_NAMES.map((op) => [op, row(op)])) as Record<OpName, ManifestRow>
 }
@@ -52,6 +59,6 @@ function rows(row: (op: OpName) => ManifestRow): Readonly<Record<OpName, Manifes
  * is written here and never a surprise at run time.
  */
 export const MANIFEST: Readonly<Record<BackendName, Readonly<Record<OpName, ManifestRow>>>> = {
-  cpu: rows((op) => (CPU_GAPS[op] === undefined ? { variants: Object.fromEntries(CPU_LEVELS.map((level) => [level, ''])) } : { gap: CPU_GAPS[op] })),
-  cuda: rows((op) => ({ variants: CUDA_VARIANTS[op] ?? { portable: '' } })),
+  cpu: rows((op) => variants(Object.fromEntries(CPU_LEVELS.map((level) => [level, ''])), CPU_GAPS[op])),
+  cuda: rows((op) => variants(CUDA_VARIANTS[op] ?? { portable: '' }, CUDA_GAPS[op])),
 }

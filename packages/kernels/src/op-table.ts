@@ -32,6 +32,8 @@ export const OP_NAMES = [
   'readFile',
   'advanceDecode',
   'updateScale',
+  'gram',
+  'compensate',
 ] as const
 
 export type OpName = (typeof OP_NAMES)[number]

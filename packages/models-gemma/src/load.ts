@@ -15,7 +15,7 @@ export async function loadPretrained(
   options: FromPretrainedOptions,
   make: (config: ModelConfig, options: TEGemmaOptions) => TEGemmaForCausalLM,
 ): Promise<TEGemmaForCausalLM> {
-  const { device, decoderLayer, fuseQkvParams, adapterMode, signal, onProgress } = options
+  const { device, decoderLayer, fuseQkvParams, adapterMode, moments, signal, onProgress } = options
   const config = await readConfig(dir, { signal })
   const generationConfig = await readGenerationConfig(dir, { signal })
   const checkpoint = await openCheckpoint(dir, { signal })
@@ -33,7 +33,7 @@ export async function loadPretrained(
     if (adapter !== undefined) checkLoraAdapter(adapter, slots)
     const stored = planAssignment(checkpoint, slots, { tied }).tensors.filter(({ source }) => 'data' in source)
     if (stored.length > 0) model.layOutFp8(new Set(stored.map(({ slot }) => slot.name)))
-    await assign(checkpoint, slots, model.sink({ signal, adapter, adapterMode }), { tied, signal, onProgress })
+    await assign(checkpoint, slots, model.sink({ signal, adapter, adapterMode, moments }), { tied, signal, onProgress })
     model.finishLoading(calibration)
     return model
   } catch (error) {

@@ -18,7 +18,7 @@ export interface LoadProgress {
 }
 
 export interface LoadModelOptions
-  extends Pick<FromPretrainedOptions, 'dtype' | 'decoderLayer' | 'fp8' | 'calibration' | 'adapter' | 'adapterMode'>,
+  extends Pick<FromPretrainedOptions, 'dtype' | 'decoderLayer' | 'fp8' | 'calibration' | 'moments' | 'adapter' | 'adapterMode'>,
     Pick<PullOptions, 'revision' | 'endpoint' | 'token' | 'cacheDir'> {
   /** A device's name, opened for this model and closed with it, or a device of your own. Default `auto`. */
   readonly device?: Device | 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
@@ -81,9 +81,9 @@ export async function loadTokenizerIfAny(folder: string, signal: AbortSignal | u
 
 /** The model alone. */
 export function loadWeights(folder: string, config: ModelConfig, device: Device, options: LoadModelOptions): Promise<TEGemmaForCausalLM | TELlamaForCausalLM> {
-  const { dtype, decoderLayer, fp8, calibration, adapter, adapterMode, signal, onProgress } = options
+  const { dtype, decoderLayer, fp8, calibration, moments, adapter, adapterMode, signal, onProgress } = options
   const common = {
-    device, dtype, decoderLayer, fp8, calibration, adapter, adapterMode, signal,
+    device, dtype, decoderLayer, fp8, calibration, moments, adapter, adapterMode, signal,
     onProgress: ({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }) => onProgress?.({ phase: 'load', doneBytes, totalBytes }),
   }
   return config.modelType === 'llama' ? TELlamaForCausalLM.fromPretrained(folder, common) : TEGemmaForCausalLM.fromPretrained(folder, common)

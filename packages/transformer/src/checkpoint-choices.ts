@@ -3,6 +3,7 @@ import type { Device } from '@octet-llm/kernels'
 
 import type { AdapterMode } from './weight-sink.js'
 import { kvName, type Calibration } from './fp8/calibration.js'
+import type { InputMoments } from './fp8/input-moments.js'
 import { resolveFp8, type Fp8Inference, type Fp8Option } from './fp8/inference.js'
 
 export interface DtypeRequest {
@@ -27,6 +28,11 @@ export interface PretrainedOptions {
   readonly fp8?: Fp8Option
   /** Static scales of activations and of an FP8 KV cache, or the safetensors file that holds them. Default: the checkpoint's. */
   readonly calibration?: Calibration | string
+  /**
+   * Of a calibration of this checkpoint: weights that are quantized as they come in are rounded so that their errors cancel in
+   * products with such inputs. Default: rounded to nearest.
+   */
+  readonly moments?: InputMoments | undefined
   /** Folder of a LoRA adapter (peft). */
   readonly adapter?: string
   /**

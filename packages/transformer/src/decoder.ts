@@ -223,18 +223,21 @@ export class DecoderForCausalLM implements CausalLM {
 
   /**
    * Uploads what a loader accepts into the slots' parameters, tensor by tensor, quantizing and merging on the way.
-   * @throws OctetError `OUT_OF_MEMORY` at once when the weights cannot fit
+   * @throws OctetError `OUT_OF_MEMORY` at once when the weights cannot fit; `CHECKPOINT_MISMATCH` for moments of another model
    */
   sink(options: SinkOptions = {}): WeightSink {
     this.#makeRoomFor(options.adapter?.replacements)
     this.device.checkRoom(this.memory().weightsBytes, { op: 'load', purpose: `the weights of ${this.info.modelType}`, hint: 'load it in FP8, or on another device' })
     const addresses = this.#addresses()
     const linears = new Map(this.#linears.map(({ linear }) => [linear.weight, linear]))
+    const { moments } = options
+    // The head is not calibrated.
+    const momentsOf = new Map(moments === undefined ? [] : this.linears().map(([name, linear]) => [linear, moments.of(name, linear.inFeatures)]))
     return weightSink((slot) => {
       const { weight, segment } = findWeight(this.#weights, addresses.get(slot.name) ?? slot.name)
       const linear = linears.get(weight)
       if (linear === undefined) return { weight, segment }
-      return { weight, segment, onInputScale: (scale) => this.#fp8?.noteInputScale(linear, scale), onLowRank: (update) => linear.addLowRank(update) }
+      return { weight, segment, moments: momentsOf.get(linear), onInputScale: (scale) => this.#fp8?.noteInputScale(linear, scale), onLowRank: (update) => linear.addLowRank(update) }
     }, { dtype: this.dtype, ...options })
   }
 

@@ -1,5 +1,5 @@
 import { OctetError, type ScaleGranularity } from '@octet-llm/core'
-import { disposeAll, gatherRows, keep, quantize, Tensor, type Device, type QuantizedTensor } from '@octet-llm/kernels'
+import { compensate, disposeAll, gatherRows, keep, quantize, Tensor, type Device, type QuantizedTensor } from '@octet-llm/kernels'
 
 /** How a tensor is quantized to e4m3 from its own values. */
 export interface QuantizeRule {
@@ -36,6 +36,7 @@ interface Segment extends RowRange {
   readonly codes: Tensor
   granularity: ScaleGranularity | undefined
   scaleInv: Tensor | undefined
+  compensated: boolean
 }
 
 /**
@@ -63,7 +64,7 @@ export class QuantizedStorage {
     let block = 0
     this.#segments = ranges.map((range) => {
       const blocks = Math.ceil((range.end - range.begin) / BLOCK)
-      const segment = { ...range, block, blocks, codes: this.#view(this.codes.rows(range.begin, range.end)), granularity: undefined, scaleInv: undefined }
+      const segment = { ...range, block, blocks, codes: this.#view(this.codes.rows(range.begin, range.end)), granularity: undefined, scaleInv: undefined, compensated: false }
       block += blocks
       return segment
     })
@@ -90,6 +91,7 @@ export class QuantizedStorage {
     const { granularity } = target
     if (granularity === 'tensor') this.#spread(segment, target.scaleInv)
     segment.granularity = granularity
+    segment.compensated = false
     segment.scaleInv = granularity === 'tensor' ? this.#view(this.#family('row').rows(segment.begin, segment.begin + 1)) : target.scaleInv
     // Made now, not at the first product: views made while a graph is captured would belong to the graph.
     this.#runs = this.#segments.every((s) => s.granularity !== undefined) ? this.#merge() : undefined
@@ -103,6 +105,22 @@ export class QuantizedStorage {
     const target = this.target(name, rule.granularity)
     quantize({ x: values, granularity: target.granularity, powerOf2: rule.powerOf2, epsilon: rule.epsilon, scale, data: target.data, scaleInv: target.scaleInv })
     this.seal(name, target)
+  }
+
+  /**
+   * Moves the codes of a segment that was stored, so that their errors cancel in products with inputs of such moments.
+   * @param values those that were stored
+   * @param moments f32 [K, S], see InputMoments
+   * @throws OctetError `NOT_SUPPORTED`, `SHAPE_MISMATCH`
+   */
+  compensate(name: string | undefined, values: Tensor, moments: Tensor): void {
+    compensate({ x: values, moments, quantized: this.read(name) })
+    this.#find(name).compensated = true
+  }
+
+  /** How the codes of a segment were chosen here; those that a checkpoint holds count as `nearest`. */
+  rounding(name: string | undefined): 'nearest' | 'compensated' {
+    return this.#find(name).compensated ? 'compensated' : 'nearest'
   }
 
   /** Codes and scales of a segment as they were stored. @throws OctetError `INVALID_ARGUMENT` when nothing was */

@@ -1,6 +1,7 @@
 import { OctetError, type QuantizedSource, type TensorSource, type WeightSink, type WeightSlot } from '@octet-llm/core'
 import { cast, copy, dequantize, linear, scale, scope, Tensor, upload, type Device } from '@octet-llm/kernels'
 
+import type { InputMoments } from './fp8/input-moments.js'
 import { LowRankUpdate, type LoraFactors } from './low-rank.js'
 import type { Weight } from './weight.js'
 
@@ -10,6 +11,8 @@ export interface SinkTarget {
   readonly segment?: string | undefined
   /** Told the static activation scale (value = fp8 * scale) that lies beside the slot's FP8 values. */
   onInputScale?(scale: number): void
+  /** f32 [K, S]: the second moments of the weight's inputs, where it is to be rounded by them. */
+  readonly moments?: Tensor | undefined
   /** Keeps an adapter's update beside the weight; missing where a weight cannot have one. */
   onLowRank?(update: LowRankUpdate): void
 }
@@ -31,6 +34,8 @@ export interface SinkOptions {
    * beside weights that are as the checkpoint has them, and add their product in every forward.
    */
   readonly adapterMode?: AdapterMode | undefined
+  /** Which errors of a weight cancel; see {@link PretrainedOptions}. Default: none is rounded by them. */
+  readonly moments?: InputMoments | undefined
   /** Of applied factors: the activations'. Default 'f32'. */
   readonly dtype?: 'f32' | 'bf16'
 }
@@ -87,7 +92,7 @@ async function uploadStored(source: QuantizedSource, weight: Weight, segment: st
 
 /** Reads the values, merges the adapter's factors, then rounds or quantizes them into the parameter. */
 async function stage(
-  { weight, segment }: SinkTarget,
+  { weight, segment, moments }: SinkTarget,
   source: TensorSource | QuantizedSource,
   factors: LoraFactors | undefined,
   signal: AbortSignal | undefined,
@@ -100,12 +105,21 @@ async function stage(
     if (stored) await readDequantized(source, values, signal)
     else await upload(source, values, { signal })
     if (factors !== undefined) await merge(values, factors, signal)
-    if (weight.rule !== undefined) weight.storage.store(segment, values, stored ? { ...weight.rule, granularity: source.granularity } : weight.rule)
-    else if (weight.dtype === 'f32') copy({ x: values, out: weight.view(segment) })
+    if (weight.rule !== undefined) {
+      weight.storage.store(segment, values, stored ? { ...weight.rule, granularity: source.granularity } : weight.rule)
+      if (moments !== undefined) await compensateStored(weight, segment, values, moments, signal)
+    } else if (weight.dtype === 'f32') copy({ x: values, out: weight.view(segment) })
     else cast({ x: values, out: weight.view(segment) })
   } finally {
     values.dispose()
   }
+}
+
+/** Waits for the end: it takes a while, and the values of tensors to come would pile up behind it. */
+async function compensateStored({ device, storage }: Weight, segment: string | undefined, values: Tensor, moments: Tensor, signal: AbortSignal | undefined): Promise<void> {
+  storage.compensate(segment, values, moments)
+  await device.synchronize()
+  signal?.throwIfAborted()
 }
 
 async function readDequantized(source: QuantizedSource, out: Tensor, signal: AbortSignal | undefined): Promise<void> {

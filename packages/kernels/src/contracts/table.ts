@@ -6,6 +6,7 @@ import { argmax } from './argmax.js'
 import { attention } from './attention.js'
 import { attentionDense } from './attention-dense.js'
 import { cast } from './cast.js'
+import { compensate } from './compensate.js'
 import type { OpContract } from './contract.js'
 import { copy } from './copy.js'
 import { dequantize } from './dequantize.js'
@@ -13,6 +14,7 @@ import { embedding } from './embedding.js'
 import { fill } from './fill.js'
 import { gatedActivation } from './gated-activation.js'
 import { gatherRows } from './gather-rows.js'
+import { gram } from './gram.js'
 import { kvAppend } from './kv-append.js'
 import { layerNorm } from './layer-norm.js'
 import { linear } from './linear.js'
@@ -60,4 +62,6 @@ export const CONTRACTS: readonly OpContract[] = [
   readFile,
   advanceDecode,
   updateScale,
+  gram,
+  compensate,
 ]

@@ -9,6 +9,8 @@ export interface QualityRun {
   readonly kernels: Readonly<Record<string, string>>
   /** How many weight segments (Q, K, V, O, gate, up, down) are stored in which granularity, or in which plain dtype. */
   readonly weights: Readonly<Record<string, number>>
+  /** How many of them had their codes chosen how; none without FP8. */
+  readonly rounding: Readonly<Record<string, number>>
   /** How many projections have their input quantized in which way: `static`, `row` (by token), `block1x128`, `none`. */
   readonly inputs: Readonly<Record<string, number>>
   /** Dtype of the output head. */
@@ -27,6 +29,7 @@ export async function describeRun(model: DecoderForCausalLM, params: InferencePa
     device: model.device.name,
     kernels: Object.fromEntries(KERNELS.map((op) => [op, kernels[op]])),
     weights: describeWeights(model),
+    rounding: describeRounding(model),
     inputs: count(linears.map(({ weight, inputRule, inputScale }) => (weight.rule === undefined || inputRule === undefined ? 'none' : inputScale === undefined ? inputRule.granularity : 'static'))),
     head: headDType(model),
     cache: { dtype: layers[0]!.k.dtype, kScale: await range(layers.map(({ kScaleInv }) => kScaleInv)), vScale: await range(layers.map(({ vScaleInv }) => vScaleInv)) },
@@ -39,6 +42,12 @@ export function describeWeights(model: DecoderForCausalLM): Record<string, numbe
     const segments = weight.segments.length === 0 ? [undefined] : weight.segments.map(({ name }) => name)
     return segments.map((segment) => (weight.rule === undefined ? weight.dtype : weight.quantized(segment).granularity))
   }))
+}
+
+/** How the codes of FP8 segments were chosen. */
+function describeRounding(model: DecoderForCausalLM): Record<string, number> {
+  const quantized = model.linears().flatMap(([, { weight }]) => (weight.rule === undefined ? [] : [weight]))
+  return count(quantized.flatMap(({ segments, storage }) => (segments.length === 0 ? [undefined] : segments.map(({ name }) => name)).map((segment) => storage.rounding(segment))))
 }
 
 /** Dtype of the output head, which may be the embedding table. */

@@ -101,11 +101,11 @@ describe('the fairy checkpoints in FP8', () => {
 
   it('ran in what their rows say', () => {
     const of = (variant: string, kv: string) => rows.find((row) => row.model === 'fairy-llama' && row.variant === variant && row.kv === kv)!.ran
-    expect(of('bf16 weights', 'fp8')).toMatchObject({ weights: { bf16: 42 }, inputs: { none: 24 }, head: 'bf16', cache: { dtype: 'e4m3' } })
-    expect(of('per row + per token', 'bf16')).toMatchObject({ weights: { row: 42 }, inputs: { row: 24 }, cache: { dtype: 'bf16', kScale: null, vScale: null } })
+    expect(of('bf16 weights', 'fp8')).toMatchObject({ weights: { bf16: 42 }, rounding: {}, inputs: { none: 24 }, head: 'bf16', cache: { dtype: 'e4m3' } })
+    expect(of('per row + per token', 'bf16')).toMatchObject({ weights: { row: 42 }, rounding: { compensated: 42 }, inputs: { row: 24 }, cache: { dtype: 'bf16', kScale: null, vScale: null } })
     expect(of('per row + static', 'fp8')).toMatchObject({ weights: { row: 42 }, inputs: { static: 24 }, cache: { dtype: 'e4m3' } })
     expect(of('per tensor + static', 'fp8')).toMatchObject({ weights: { tensor: 42 }, inputs: { static: 24 } })
-    expect(of('128x128 + 1x128', 'fp8')).toMatchObject({ weights: { block128x128: 42 }, inputs: { block1x128: 24 } })
+    expect(of('128x128 + 1x128', 'fp8')).toMatchObject({ weights: { block128x128: 42 }, rounding: { compensated: 42 }, inputs: { block1x128: 24 } })
     const { kScale, vScale } = of('128x128 + 1x128', 'fp8').cache
     // Calibrated: no head has the scale 1 of an uncalibrated cache.
     for (const scale of [...kScale!, ...vScale!]) expect([scale > 1e-4, scale < 0.1]).toEqual([true, true])
@@ -116,12 +116,14 @@ it('the command tells of a text that is not there, and appends its rows', async 
   const [text, output] = [join(dir, 'tale.txt'), join(dir, 'rows.jsonl')]
   await writeFile(text, 'There was once a king who had three daughters, and the youngest was the fairest of them all.')
   const args = ['bench', 'fp8-quality', '--model', fixture('fairy-llama'), '--text', text, join(dir, 'none.txt'), '--bytes', '500', '--window', '24', '--output', output]
+  const asNearest = jsonOf(await octet([...args, '--json', '--rounding', 'nearest'])) as { rows: QualityRow[] }
+  expect(asNearest.rows.map(({ ran }) => ran.rounding)).toEqual(asNearest.rows.map(({ variant }) => (variant === 'bf16 weights' ? {} : { nearest: 42 })))
   const asJson = jsonOf(await octet([...args, '--json'])) as { rows: QualityRow[]; absent: string[] }
   expect(asJson.absent).toEqual([join(dir, 'none.txt')])
   expect(asJson.rows.map((row) => row.text)).toEqual([...Array.from({ length: 9 }, () => 'sample'), ...Array.from({ length: 9 }, () => 'tale.txt')])
   const plain = await octet(args)
   expect(plain.stderr).toContain('none.txt is not there')
-  expect(plain.stdout).toMatch(/128x128 \+ 1x128 +fp8 .*42 block128x128 +24 block1x128 +bf16 +e4m3/)
+  expect(plain.stdout).toMatch(/128x128 \+ 1x128 +fp8 .*42 block128x128 +42 compensated +24 block1x128 +bf16 +e4m3/)
   const { readFile } = await import('node:fs/promises')
-  expect((await readFile(output, 'utf8')).trim().split('\n')).toHaveLength(36)
+  expect((await readFile(output, 'utf8')).trim().split('\n')).toHaveLength(54)
 })

@@ -1,14 +1,16 @@
 /**
  * `octet bench fp8-quality`: what FP8 costs in quality. The same tokens run through the bf16 model and through every way of
- * FP8, over text that the bf16 model itself sampled and over given texts; static scales come from another sample.
+ * FP8, over text that the bf16 model itself sampled and over given texts; static scales, and the inputs whose products weights
+ * are rounded for, come from another sample.
  */
 import { readFile } from 'node:fs/promises'
 import { basename, resolve } from 'node:path'
 import { OctetError } from '@octet-llm/core'
 import { openDevice, type Device } from '@octet-llm/kernels'
-import { calibrate, DecoderForCausalLM, type Calibration, type Fp8Option } from '@octet-llm/transformer'
+import { calibrate, DecoderForCausalLM, type Calibration, type Fp8Option, type InputMoments } from '@octet-llm/transformer'
 import type { LanguageModel } from '../language-model.js'
 import { loadModel, type LoadModelOptions } from '../load-model.js'
+import { momentsFor, type Rounding } from '../quantize/rounding.js'
 import { describeRun, type QualityRun } from './quality-run.js'
 import { asReference, DivergenceMeter, scoreWindows, type Divergence } from './quality-score.js'
 import { cutWindows, sampleWindows, type TokenWindows } from './quality-text.js'
@@ -23,6 +25,8 @@ export interface QualityOptions {
   /** Tokens of a window. */
   readonly window: number
   readonly seed: number
+  /** Of weights. Default: compensated where the device can. */
+  readonly rounding?: Rounding | undefined
   readonly device?: LoadModelOptions['device']
   readonly threads?: number
   readonly isa?: LoadModelOptions['isa']
@@ -127,6 +131,7 @@ async function measureModel(source: string, given: readonly GivenText[], device:
   const { seed, bytes, window, signal, note } = options
   const name = basename(resolve(source))
   const models: LanguageModel[] = []
+  let moments: InputMoments | undefined
   const load = async (rest: LoadModelOptions): Promise<LanguageModel> => {
     const llm = await loadModel(source, { ...rest, device, dtype: 'bf16', signal })
     models.push(llm)
@@ -136,13 +141,14 @@ async function measureModel(source: string, given: readonly GivenText[], device:
     note(`${name}: sampling ${bytes} bytes to calibrate on and ${bytes} to score`)
     const plain = await load({})
     const learnt = await sampleWindows(plain, { seed: seed + 1, bytes, window, signal })
-    const calibration = await calibrate(decoderOf(plain), batches(learnt.windows).map(padded))
+    moments = momentsFor(options.rounding, device)
+    const calibration = await calibrate(decoderOf(plain), batches(learnt.windows).map(padded), { moments })
     const texts: Text[] = [{ name: 'sample', ...(await sampleWindows(plain, { seed, bytes, window, signal })) }]
     for (const { name: file, text } of given) texts.push({ name: file, ...(await cutWindows(plain, text, window)) })
     const variants: { variant: Variant; llm: LanguageModel }[] = []
     for (const variant of VARIANTS) {
       const scales = variant.scales === 'all' ? calibration : cacheScales(calibration)
-      variants.push({ variant, llm: await load({ fp8: variant.fp8, calibration: scales }) })
+      variants.push({ variant, llm: await load({ fp8: variant.fp8, calibration: scales, moments }) })
     }
     const rows: QualityRow[] = []
     for (const text of texts) {
@@ -151,6 +157,7 @@ async function measureModel(source: string, given: readonly GivenText[], device:
     }
     return rows
   } finally {
+    moments?.dispose()
     for (const llm of models) await llm.dispose()
   }
 }

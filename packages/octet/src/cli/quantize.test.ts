@@ -44,9 +44,9 @@ describe('octet quantize', () => {
   it('writes what computes as the source does, and says what it wrote', async () => {
     const output = fresh()
     const source = ['--model', fixture('fairy-llama')]
-    const made = await octet(['quantize', ...source, '--output', output, '--calibrate', text, '--max-shard-size', '1MB', '--json'])
+    const made = await octet(['quantize', ...source, '--output', output, '--calibrate', text, '--rounding', 'nearest', '--max-shard-size', '1MB', '--json'])
     expect([made.status, made.stderr]).toEqual([0, ''])
-    expect(jsonOf(made)).toMatchObject({ schemaVersion: 1, output, recipe: null, calibrated: { rows: 1 }, bytes: { other: expect.any(Number) as number } })
+    expect(jsonOf(made)).toMatchObject({ schemaVersion: 1, output, recipe: null, calibrated: { rows: 1 }, rounding: 'nearest', bytes: { other: expect.any(Number) as number } })
     const before = [...source, '--fp8', '--calibration', join(output, RECIPE_STATE_FILE)]
     const after = ['--model', output, '--fp8']
     expect(await tokens(...after, '--kv-dtype', 'fp8')).toEqual(await tokens(...before, '--kv-dtype', 'fp8'))
@@ -57,6 +57,15 @@ describe('octet quantize', () => {
       expect([result.status, code(result)]).toEqual([1, 'CHECKPOINT_MISMATCH'])
       expect(result.stdout).toContain('calibrate this model')
     }
+  })
+
+  it('compensates weights where it calibrates, and says so', async () => {
+    const [output, nearest] = [fresh(), fresh()]
+    const args = ['quantize', '--model', fixture('fairy-llama'), '--calibrate', text]
+    const made = await octet([...args, '--output', output])
+    expect(made.stderr).toMatch(/; static scales from \d+ tokens in 1 rows, weights rounded by the same inputs\n$/)
+    expect((await octet([...args, '--output', nearest, '--rounding', 'nearest'])).stderr).toMatch(/weights rounded to nearest\n$/)
+    expect((await logits('--model', output, '--fp8')).equals(await logits('--model', nearest, '--fp8'))).toBe(false)
   })
 
   it('prints the folder for people, and notes what it took', async () => {
@@ -72,6 +81,8 @@ describe('octet quantize', () => {
     [2, ['--max-shard-size', '5 parsecs'], 'USAGE', 'such as 5GB'],
     [2, ['--recipe', 'int4'], 'USAGE', 'int4'],
     [2, ['--calibrate', 'a.txt', '--calibration', 'b'], 'USAGE', 'exclude each other'],
+    [2, ['--rounding', 'compensated'], 'USAGE', 'add --calibrate FILE'],
+    [2, ['--rounding', 'up'], 'USAGE', 'compensated'],
     [1, ['--recipe', 'delayed'], 'RECIPE_NOT_CALIBRATED', '--calibrate FILE'],
     [1, ['--calibrate', '/no/such/file.txt'], 'FILE_NOT_FOUND', '/no/such/file.txt'],
     [1, ['--calibrate', 'EMPTY'], 'INVALID_ARGUMENT', 'expected at least one token, received an empty file'],

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { Float8BlockScaling } from '@octet-llm/fp8-recipe'
 import { openSafetensors } from '@octet-llm/hf-loader/safetensors'
 import { openDevice, type Device } from '@octet-llm/kernels'
-import type { Fp8Option } from '@octet-llm/transformer'
+import { calibrate, InputMoments, type DecoderForCausalLM, type Fp8Option } from '@octet-llm/transformer'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { loadModel, type LoadModelOptions } from '../load-model.js'
 import { fixture } from '../testing/cli.test-helper.js'
@@ -47,10 +47,10 @@ describe('a checkpoint computes after saving what it did before, to the bit', ()
   const block = new Float8BlockScaling({ wBlockScalingDim: 1, fp8QuantFwdWeight: { power2Scale: false } })
   const cases: [string, QuantizeCheckpointOptions, Fp8Option][] = [
     ['by row and token', {}, true],
-    ['static by tensor', { recipe: 'delayed', calibrate: 'tale' }, 'delayed'],
-    ['static by row', { calibrate: 'tale' }, true],
+    ['static by tensor', { recipe: 'delayed', calibrate: 'tale', rounding: 'nearest' }, 'delayed'],
+    ['static by row', { calibrate: 'tale', rounding: 'nearest' }, true],
     ['128x128 and 1x128', { recipe: 'block', maxShardSize: '1MB' }, 'block'],
-    ['1x128 and 1x128, a calibrated cache', { recipe: block, calibrate: 'tale' }, block],
+    ['1x128 and 1x128, a calibrated cache', { recipe: block, calibrate: 'tale', rounding: 'nearest' }, block],
     ['current, the head too', { recipe: 'current', fp8LmHead: true }, { recipe: 'current', fp8LmHead: true }],
   ]
   it.each([GEMMA, LLAMA].flatMap((model) => cases.map((each) => [model.split('/').at(-1)!, ...each] as const)))('%s: %s', async (name, _, options, fp8) => {
@@ -58,6 +58,7 @@ describe('a checkpoint computes after saving what it did before, to the bit', ()
     const output = fresh()
     const calibrated = options.calibrate !== undefined
     const made = await quantizeCheckpoint(model, output, { device, ...options, ...(calibrated ? { calibrate: text } : {}) })
+    expect(made.rounding).toBe('nearest')
     expect(made.bytes.quantized).toBeLessThanOrEqual((options.recipe === block ? 0.54 : 0.52) * made.bytes.quantizedAsBf16)
     expect(made.files.filter((file) => file.startsWith('model-')).length).toBe(options.maxShardSize === undefined ? 0 : 4)
     expect(made.files.includes(RECIPE_STATE_FILE)).toBe(calibrated)
@@ -67,6 +68,27 @@ describe('a checkpoint computes after saving what it did before, to the bit', ()
     expect(saved).toEqual(await results(model, source, caches))
     // Without fp8 the weights are de-quantized: another computation.
     expect((await results(output, {}))[0]).not.toEqual(saved[0])
+  })
+
+  it.each([GEMMA, LLAMA].flatMap((model) => ([true, 'delayed', 'block', block] as const).map((fp8) => [model.split('/').at(-1)!, fp8] as const)))('%s, weights compensated: %j', async (name, fp8) => {
+    const model = fixture(name)
+    const before = device.memoryStats().allocatedBytes
+    const moments = new InputMoments(device)
+    const llm = await loadModel(model, { device })
+    const batches = [{ inputIds: IDS }, { inputIds: [[9, 8, 7], [9, 11, 0]], attentionMask: [[1, 1, 1], [1, 1, 0]] }]
+    const calibration = await calibrate(llm.model as DecoderForCausalLM, batches, { moments })
+    await llm.dispose()
+    const output = fresh()
+    const made = await quantizeCheckpoint(model, output, { device, calibrate: batches, ...(fp8 === true ? {} : { recipe: fp8 }) })
+    expect([made.rounding, made.bytes.quantized <= (fp8 === block ? 0.54 : 0.52) * made.bytes.quantizedAsBf16]).toEqual(['compensated', true])
+    const caches = ['bf16', 'e4m3'] as const
+    const saved = await results(output, { fp8: true }, caches)
+    expect(saved).toEqual(await results(model, { fp8, calibration, moments }, caches))
+    expect(saved[0]).not.toEqual((await results(model, { fp8, calibration }))[0])
+    const other = name === 'fairy-gemma' ? LLAMA : GEMMA
+    await expect(loadModel(other, { device, fp8: true, moments })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH', argument: 'moments' })
+    moments.dispose()
+    expect(device.memoryStats().allocatedBytes).toBe(before)
   })
 
   it('of an adapter that was merged before', async () => {
@@ -85,6 +107,9 @@ describe('a checkpoint computes after saving what it did before, to the bit', ()
     expect(await is.read('model.layers.1.mlp.up_proj.weight')).toEqual(await was.read('model.layers.1.mlp.up_proj.weight'))
     expect(await is.read('model.layers.1.mlp.up_proj.weight_scale')).toEqual(await was.read('model.layers.1.mlp.up_proj.weight_scale_inv'))
     for (const file of [was, is]) await file.close()
+    const kept = await quantizeCheckpoint(source, fresh(), { device, calibrate: [{ inputIds: IDS }] })
+    expect([kept.rounding, kept.calibrated]).toEqual(['kept', { rows: 2, tokens: 14 }])
+    await expect(quantizeCheckpoint(source, fresh(), { device, calibrate: text, rounding: 'compensated' })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'rounding' })
     await expect(quantizeCheckpoint(source, fresh(), { device, recipe: 'current' })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'recipe', message: expect.stringContaining('in FP8 already') as string })
   })
 })
@@ -153,6 +178,8 @@ describe('quantizeCheckpoint', () => {
     await refusal({ recipe: 'mxfp8' }).toMatchObject({ code: 'RECIPE_NOT_SUPPORTED' })
     await refusal({ maxShardSize: '5 parsecs' }).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'maxShardSize' })
     await refusal({ rowLength: 0 }).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'rowLength' })
+    await refusal({ rounding: 'compensated' }).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'rounding', hint: expect.stringContaining('calibrate') as string })
+    await refusal({ calibrate: text, rounding: 'up' as 'nearest' }).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'rounding', expected: 'compensated or nearest' })
     await refusal({ calibrate: text, calibration: new Map() }).toMatchObject({ code: 'INVALID_ARGUMENT', argument: 'calibration' })
     await refusal({ calibrate: join(dir, 'none.txt') }).toMatchObject({ code: 'FILE_NOT_FOUND' })
     await expect(quantizeCheckpoint(join(dir, 'none'), fresh(), { device })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' })

@@ -7,9 +7,10 @@ import { readConfig, type ModelConfig } from '@octet-llm/hf-loader/config'
 import { openDevice, type Device } from '@octet-llm/kernels'
 import type { TEGemmaForCausalLM } from '@octet-llm/models-gemma'
 import type { TELlamaForCausalLM } from '@octet-llm/models-llama'
-import { calibrate, calibrationEntries, countTokens, resolveFp8, type Calibration, type ForwardInput, type Fp8InferenceOptions } from '@octet-llm/transformer'
+import { calibrate, calibrationEntries, countTokens, resolveFp8, type Calibration, type ForwardInput, type Fp8InferenceOptions, type InputMoments } from '@octet-llm/transformer'
 import { loadTokenizerIfAny, loadWeights, locate, type LoadModelOptions } from '../load-model.js'
 import { readCalibrationFile } from './calibration-file.js'
+import { checkRounding, momentsFor, type Rounding } from './rounding.js'
 
 const OP = 'quantizeCheckpoint'
 /** Tokens of a calibration row where nothing else is said. */
@@ -38,6 +39,11 @@ export interface QuantizeCheckpointOptions
   readonly calibrate?: string | Iterable<ForwardInput> | AsyncIterable<ForwardInput> | undefined
   /** Scales of an earlier calibration, or the safetensors file that holds them. Not with `calibrate`. */
   readonly calibration?: Calibration | string | undefined
+  /**
+   * How codes of weights are chosen: `compensated`, so that their errors cancel in products with the inputs that `calibrate` saw,
+   * in the same scales and the same form, or each to `nearest`. Default: compensated with `calibrate` on a CPU device.
+   */
+  readonly rounding?: Rounding | undefined
   /** Most tokens of a row of a calibration file. Default 512, or the model's context. */
   readonly rowLength?: number
   /** Most bytes of a weight file. Default `5GB`. */
@@ -53,6 +59,8 @@ export interface QuantizedFolder {
   readonly recipe: RecipeJson | null
   /** What the calibration saw; null without one. */
   readonly calibrated: { readonly rows: number; readonly tokens: number } | null
+  /** `kept`: the checkpoint was in FP8 already. */
+  readonly rounding: Rounding | 'kept'
   readonly bytes: {
     /** FP8 weights and their scales. */
     readonly quantized: number
@@ -66,12 +74,12 @@ export interface QuantizedFolder {
 /**
  * Writes a checkpoint in FP8, in the compressed-tensors form that other engines read, with its config, generation
  * defaults, tokenizer and template; where it was calibrated, the scales are also in {@link RECIPE_STATE_FILE}, which
- * `calibration` takes. Loaded with `fp8: true` the result computes, bit for bit, what the source does with the same recipe
- * and calibration. The folder appears whole or not at all.
+ * `calibration` takes. Loaded with `fp8: true` the result computes, bit for bit, what the model did that was saved; rounded to
+ * nearest, what the source does with the same recipe and calibration. The folder appears whole or not at all.
  * @param source folder of a checkpoint, or its name on the hub
  * @param output a folder that does not exist or is empty
  * @throws OctetError `INVALID_ARGUMENT` (an occupied output, a recipe for a checkpoint that is in FP8 already, an empty
- *   calibration), `RECIPE_NOT_CALIBRATED`, `RECIPE_NOT_SUPPORTED`, `FILE_WRITE_FAILED`, `INVALID_JSON`, and what
+ *   calibration, compensated rounding without one), `NOT_SUPPORTED` (compensated rounding on a GPU), `RECIPE_NOT_CALIBRATED`, `RECIPE_NOT_SUPPORTED`, `FILE_WRITE_FAILED`, `INVALID_JSON`, and what
  *   `loadModel` throws; the signal's reason. Nothing is left then.
  */
 export async function quantizeCheckpoint(source: string, output: string, options: QuantizeCheckpointOptions = {}): Promise<QuantizedFolder> {
@@ -83,6 +91,7 @@ export async function quantizeCheckpoint(source: string, output: string, options
   const folder = await locate(source, { ...load, onProgress: ({ doneBytes, totalBytes }) => onProgress?.({ phase: 'download', done: doneBytes, total: totalBytes }) })
   const config = await readConfig(folder, { signal })
   if (config.quantizationConfig !== null && options.recipe !== undefined) throw refuse('INVALID_ARGUMENT', 'recipe', 'none: the checkpoint is in FP8 already and keeps its weights as they are', describe(options.recipe), 'leave the recipe out, or quantize the original checkpoint')
+  if (config.quantizationConfig !== null && options.rounding === 'compensated') throw refuse('INVALID_ARGUMENT', 'rounding', 'none: the checkpoint is in FP8 already and keeps its weights as they are', 'compensated', 'quantize the original checkpoint')
   return writeFolder(output, (aside) => withDevice(options, (device) => new Quantizer(folder, config, fp8, device, options).run(aside, resolve(output))), { op: OP, signal })
 }
 
@@ -92,6 +101,8 @@ function checkOptions(options: QuantizeCheckpointOptions): Fp8InferenceOptions {
   if (maxShardSize !== undefined) parseShardSize(maxShardSize)
   if (rowLength !== undefined && !(Number.isSafeInteger(rowLength) && rowLength > 0)) throw refuse('INVALID_ARGUMENT', 'rowLength', 'a whole number of at least 1', String(rowLength))
   if (options.calibrate !== undefined && options.calibration !== undefined) throw refuse('INVALID_ARGUMENT', 'calibration', 'either calibrate or calibration', 'both')
+  checkRounding(options.rounding, OP)
+  if (options.rounding === 'compensated' && options.calibrate === undefined) throw refuse('INVALID_ARGUMENT', 'rounding', 'nearest without a calibration', 'compensated', 'calibrate on a text')
   // Left out, both are as the checkpoint says where it is in FP8 already.
   const fp8 = { ...(recipe === undefined ? {} : { recipe }), ...(fp8LmHead === undefined ? {} : { fp8LmHead }) }
   const settled = resolveFp8(fp8, options.calibrate !== undefined || options.calibration !== undefined)
@@ -110,6 +121,7 @@ type Model = TEGemmaForCausalLM | TELlamaForCausalLM
 /** One quantization, once all is known to be in order. */
 class Quantizer {
   #seen: { rows: number; tokens: number } | null = null
+  #moments: InputMoments | undefined
 
   constructor(
     private readonly folder: string,
@@ -120,9 +132,21 @@ class Quantizer {
   ) {}
 
   async run(aside: string, output: string): Promise<QuantizedFolder> {
+    const { calibrate, rounding } = this.options
+    const kept = this.config.quantizationConfig !== null
+    this.#moments = calibrate === undefined || kept ? undefined : momentsFor(rounding, this.device)
+    try {
+      const calibration = calibrate === undefined ? this.options.calibration : await this.#calibrate(calibrate)
+      const model = await this.#load({ fp8: this.fp8, moments: this.#moments, ...(calibration === undefined ? {} : { calibration }) })
+      return await this.#save(model, aside, output, kept ? 'kept' : this.#moments === undefined ? 'nearest' : 'compensated')
+    } finally {
+      this.#moments?.dispose()
+    }
+  }
+
+  /** Disposes the model. */
+  async #save(model: Model, aside: string, output: string, rounding: QuantizedFolder['rounding']): Promise<QuantizedFolder> {
     const { maxShardSize, signal, onProgress } = this.options
-    const calibration = this.options.calibrate === undefined ? this.options.calibration : await this.#calibrate(this.options.calibrate)
-    const model = await this.#load({ fp8: this.fp8, ...(calibration === undefined ? {} : { calibration }) })
     try {
       await model.exportQuantized(aside, {
         signal,
@@ -132,7 +156,7 @@ class Quantizer {
       const recipe = model.fp8?.recipe === undefined ? null : recipeToJSON(model.fp8.recipe)
       await this.#saveState(aside, model.calibration, recipe)
       await copyCompanions(this.folder, aside)
-      return { output, files: await namesBelow(aside), recipe, calibrated: this.#seen, bytes: bytesOf(model) }
+      return { output, files: await namesBelow(aside), recipe, calibrated: this.#seen, rounding, bytes: bytesOf(model) }
     } finally {
       await model.dispose()
     }
@@ -143,7 +167,7 @@ class Quantizer {
     const rows = typeof batches === 'string' ? await this.#readRows(batches) : undefined
     const model = await this.#load({})
     try {
-      return await calibrate(model, this.#watched(rows?.map((row) => ({ inputIds: [row] })) ?? (batches as Iterable<ForwardInput>), rows?.reduce((sum, row) => sum + row.length, 0)))
+      return await calibrate(model, this.#watched(rows?.map((row) => ({ inputIds: [row] })) ?? (batches as Iterable<ForwardInput>), rows?.reduce((sum, row) => sum + row.length, 0)), { moments: this.#moments })
     } finally {
       await model.dispose()
     }
@@ -172,7 +196,7 @@ class Quantizer {
     }
   }
 
-  #load(extra: Pick<LoadModelOptions, 'fp8' | 'calibration'>): Promise<Model> {
+  #load(extra: Pick<LoadModelOptions, 'fp8' | 'calibration' | 'moments'>): Promise<Model> {
     const { dtype, adapter, signal, onProgress } = this.options
     return loadWeights(this.folder, this.config, this.device, { dtype, adapter, signal, ...extra, onProgress: ({ doneBytes, totalBytes }) => onProgress?.({ phase: 'load', done: doneBytes, total: totalBytes }) })
   }

@@ -8,6 +8,7 @@ import type { CausalLM, ForwardInput } from '../causal-lm.js'
 import type { DotProductAttention } from '../dot-product-attention.js'
 import type { Linear } from '../linear.js'
 import type { ForwardObserver } from './context.js'
+import type { InputMoments } from './input-moments.js'
 
 /**
  * Static scales, each the inverse that de-quantizes (value = fp8 * scale), as plain float32 tensors by name:
@@ -21,14 +22,19 @@ export interface CalibratedModel extends CausalLM {
   linears(): readonly (readonly [name: string, linear: Linear])[]
 }
 
+export interface CalibrateOptions {
+  /** Told every projection's input too. Default: none. */
+  readonly moments?: InputMoments | undefined
+}
+
 /**
  * Runs batches through the model and takes, for every projection's input and for every head of keys (after RoPE) and
  * values, the largest magnitude over all batches. Pads have no part in it. The model computes as ever while it watches.
  * @param batches token ids with their masks, of any size and length
  * @throws OctetError `INVALID_ARGUMENT` without any token, or when an activation is not finite; what `forward` throws
  */
-export async function calibrate(model: CalibratedModel, batches: Iterable<ForwardInput> | AsyncIterable<ForwardInput>): Promise<Map<string, Float32Array>> {
-  const recorder = new AmaxRecorder(model)
+export async function calibrate(model: CalibratedModel, batches: Iterable<ForwardInput> | AsyncIterable<ForwardInput>, options: CalibrateOptions = {}): Promise<Map<string, Float32Array>> {
+  const recorder = new AmaxRecorder(model, options.moments)
   try {
     let tokens = 0
     for await (const batch of batches) {
@@ -100,19 +106,22 @@ class AmaxRecorder implements ForwardObserver {
   readonly #names: ReadonlyMap<Linear, string>
   readonly #device: Device
   readonly #heads: number
+  readonly #moments: InputMoments | undefined
   readonly #largest = new Map<string, Float32Array>()
   readonly #flying: { readonly name: string; readonly values: Tensor }[] = []
 
-  constructor(model: CalibratedModel) {
+  constructor(model: CalibratedModel, moments: InputMoments | undefined) {
     this.#names = new Map(model.linears().map(([name, linear]) => [linear, name]))
     this.#device = model.device
     this.#heads = model.info.numKvHeads
+    this.#moments = moments
   }
 
   input(linear: Linear, x: Tensor): void {
     const name = this.#names.get(linear)
     if (name === undefined) return
     amax({ x, out: this.#slot(`${name}.input_scale`, 1) })
+    this.#moments?.add(name, x)
   }
 
   keysAndValues(core: DotProductAttention, k: Tensor, v: Tensor): void {

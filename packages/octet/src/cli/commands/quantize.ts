@@ -7,13 +7,15 @@ import { usage } from '../failure.js'
 import { addDeviceFlags, type DeviceFlags } from '../model-flags.js'
 import { createProgress } from '../progress.js'
 import { formatBytes } from '../table.js'
-import { checked } from '../values.js'
+import { ROUNDINGS, type Rounding } from '../../quantize/rounding.js'
+import { checked, oneOf } from '../values.js'
 
 interface QuantizeFlags extends DeviceFlags {
   readonly output: string
   readonly recipe?: string
   readonly calibrate?: string
   readonly calibration?: string
+  readonly rounding?: Rounding
   readonly fp8LmHead?: boolean
   readonly adapter?: string
   readonly maxShardSize?: string
@@ -25,11 +27,13 @@ export function addQuantize(program: Command, context: Context): void {
     .addOption(new Option('--recipe <RECIPE>', 'delayed, current or block (default: by row and token)'))
     .addOption(new Option('--calibrate <FILE>', 'text (.txt), or texts, chats or token ids by line (.jsonl), to take static scales from'))
     .addOption(new Option('--calibration <FILE>', 'safetensors file with scales of an earlier calibration'))
+    .addOption(new Option('--rounding <RULE>', 'compensated: weights by what --calibrate saw, so that their errors cancel; or nearest (default: compensated with --calibrate on the CPU)').argParser(oneOf(...ROUNDINGS)))
     .addOption(new Option('--fp8-lm-head', 'the output head too'))
     .addOption(new Option('--adapter <DIR>', 'LoRA adapter to merge into the weights first'))
     .addOption(new Option('--max-shard-size <SIZE>', 'most bytes of a weight file: 5GB, 500MB').argParser(checked(parseShardSize)))
     .action(async (flags: QuantizeFlags) => {
       if (flags.calibrate !== undefined && flags.calibration !== undefined) throw usage('--calibrate and --calibration exclude each other', 'give one of them')
+      if (flags.rounding === 'compensated' && flags.calibrate === undefined) throw usage('--rounding compensated needs a text to calibrate on', 'add --calibrate FILE')
       const start = performance.now()
       const result = await quantize(flags, context)
       if (context.json) await context.output.json({ ...result, timings: { total_s: (performance.now() - start) / 1000 } })
@@ -55,6 +59,7 @@ async function quantize(flags: QuantizeFlags, context: Context): Promise<Quantiz
       fp8LmHead: flags.fp8LmHead,
       calibrate: flags.calibrate,
       calibration: flags.calibration,
+      rounding: flags.rounding,
       maxShardSize: flags.maxShardSize,
       signal: context.signal,
       confirmPull: askBeforePull(flags.yes === true, context),
@@ -65,8 +70,8 @@ async function quantize(flags: QuantizeFlags, context: Context): Promise<Quantiz
   }
 }
 
-function summary({ files, bytes, calibrated }: QuantizedFolder): string {
+function summary({ files, bytes, calibrated, rounding }: QuantizedFolder): string {
   const share = (bytes.quantized / bytes.quantizedAsBf16).toFixed(3)
-  const scales = calibrated === null ? '' : `; static scales from ${calibrated.tokens} tokens in ${calibrated.rows} rows`
+  const scales = calibrated === null ? '' : `; static scales from ${calibrated.tokens} tokens in ${calibrated.rows} rows, weights ${rounding === 'kept' ? 'as they were' : rounding === 'nearest' ? 'rounded to nearest' : 'rounded by the same inputs'}`
   return `${files.length} files: ${formatBytes(bytes.quantized)} in FP8 (${share} of bf16), ${formatBytes(bytes.other)} unquantized${scales}`
 }
