@@ -71,6 +71,18 @@ it('a forward, with hidden states too', async () => {
   }
 })
 
+it.each(['te', 'reference'] as const)('a forward and a generation in FP8, attention too: %s', async (decoderLayer) => {
+  for (const fp8 of [resolveFp8(true, false), { ...resolveFp8('current', false)!, dpa: true }]) {
+    const own = randomDecoder(device, { fp8, dtype: 'bf16', hidden: 160, decoderLayer })
+    const inputIds = [[1, 2], [3, 4]]
+    await generateTokens(own, { inputIds, maxNewTokens: 8, kvCache: { dtype: 'e4m3' } })
+    expect(await starve(device, () => own.forward({ inputIds }))).toBeGreaterThan(8)
+    const plain = (): Promise<unknown> => generateTokens(own, { inputIds: [[1]], maxNewTokens: 2, graphs: false, kvCache: { dtype: 'e4m3' } })
+    expect(await starve(device, async () => void (await generateTokens(own, { inputIds, maxNewTokens: 2, graphs: false, kvCache: { dtype: 'e4m3' } })), plain)).toBeGreaterThan(8)
+    await own.dispose()
+  }
+})
+
 it('a forward that is refused keeps none of its index arrays', async () => {
   const ids = Tensor.zeros([1, 2], { dtype: 'i32', device })
   const before = device.memoryStats().allocations

@@ -1,5 +1,5 @@
 import { OctetError } from '@octet-llm/core'
-import { attention, attentionDense, kvAppend, type Device, type Tensor } from '@octet-llm/kernels'
+import { attention, attentionDense, disposeAll, kvAppend, type Device, type Tensor } from '@octet-llm/kernels'
 import type { InferenceParams, KvLayerScales, QkvFormat } from '@octet-llm/kv-cache'
 
 import type { ForwardContext, LayerContext } from './context.js'
@@ -135,28 +135,30 @@ export class DotProductAttention {
       throw new OctetError('INVALID_ARGUMENT', { op: 'DotProductAttention', argument: 'inferenceParams', expected: 'an e4m3 cache, as fp8Dpa wants keys and values in FP8', received: params.dtype })
     }
     const query = quantizer?.query(q, ctx.workspace)
-    const result = attention({
-      q: query ?? q,
-      kCache: cache.k,
-      vCache: cache.v,
-      pageTable,
-      cuSeqlensQ,
-      kvLens,
-      kScaleInv: cache.kScaleInv,
-      vScaleInv: cache.vScaleInv,
-      heads: this.heads,
-      kvHeads: this.kvHeads,
-      headDim: this.headDim,
-      scale: this.scale,
-      causal,
-      window,
-      softcap: this.softcap,
-      maxSeqlenQ: params.maxSeqlenQ,
-      maxSeqlenKv: params.maxSeqlenKv,
-      out,
-    })
-    query?.dispose()
-    return result
+    try {
+      return attention({
+        q: query ?? q,
+        kCache: cache.k,
+        vCache: cache.v,
+        pageTable,
+        cuSeqlensQ,
+        kvLens,
+        kScaleInv: cache.kScaleInv,
+        vScaleInv: cache.vScaleInv,
+        heads: this.heads,
+        kvHeads: this.kvHeads,
+        headDim: this.headDim,
+        scale: this.scale,
+        causal,
+        window,
+        softcap: this.softcap,
+        maxSeqlenQ: params.maxSeqlenQ,
+        maxSeqlenKv: params.maxSeqlenKv,
+        out,
+      })
+    } finally {
+      query?.dispose()
+    }
   }
 
   /** Packed q [T, H * D], k and v [T, Hkv * D] over each other, sequence by sequence. */
@@ -164,27 +166,29 @@ export class DotProductAttention {
     const { starts, lens, mask } = ctx.ranges!
     const [windowLeft, windowRight] = ctx.windowSize ?? this.windowSize
     const quantized = this.#quantizedInputs({ q, k, v }, ctx)
-    const result = attentionDense({
-      q: quantized?.q ?? q,
-      k: quantized?.k ?? k,
-      v: quantized?.v ?? v,
-      startsQ: starts,
-      lensQ: lens,
-      startsKv: starts,
-      lensKv: lens,
-      mask,
-      heads: this.heads,
-      kvHeads: this.kvHeads,
-      headDim: this.headDim,
-      scale: this.scale,
-      causal: causalAlignment(ctx.selfAttnMaskType ?? this.maskType),
-      windowLeft,
-      windowRight,
-      softcap: this.softcap,
-      out,
-    })
-    for (const t of quantized?.views ?? []) t.dispose()
-    return result
+    try {
+      return attentionDense({
+        q: quantized?.q ?? q,
+        k: quantized?.k ?? k,
+        v: quantized?.v ?? v,
+        startsQ: starts,
+        lensQ: lens,
+        startsKv: starts,
+        lensKv: lens,
+        mask,
+        heads: this.heads,
+        kvHeads: this.kvHeads,
+        headDim: this.headDim,
+        scale: this.scale,
+        causal: causalAlignment(ctx.selfAttnMaskType ?? this.maskType),
+        windowLeft,
+        windowRight,
+        softcap: this.softcap,
+        out,
+      })
+    } finally {
+      disposeAll(quantized?.views ?? [])
+    }
   }
 
   /** Without a cache an autocast follows its recipe's own rule, and anything else the inference rules. */

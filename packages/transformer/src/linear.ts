@@ -127,12 +127,15 @@ export class Linear implements Module {
     if (fp8 instanceof AutocastContext && fp8.enabled) throw new OctetError('NOT_SUPPORTED', { op: 'Linear', argument: 'fp8', expected: 'no autocast around one segment', received: fp8.recipe.name, hint: 'use the fused layer' })
     fp8?.observer?.input(this, x)
     const workspace = new Workspace(x.device)
-    const input = this.weight.rule === undefined || fp8?.enabled === false ? x : this.#quantizeInput(x, workspace)
-    const y = linear({ x: input, weight: this.weight.operand(segment), bias: this.bias?.view(segment), out, dtype: x.dtype as 'f32' })
-    const [begin, end] = this.weight.range(segment)
-    for (const update of this.#updates) if (update.covers(begin, end)) update.addTo(x, y, workspace)
-    workspace.dispose()
-    return y
+    try {
+      const input = this.weight.rule === undefined || fp8?.enabled === false ? x : this.#quantizeInput(x, workspace)
+      const y = linear({ x: input, weight: this.weight.operand(segment), bias: this.bias?.view(segment), out, dtype: x.dtype as 'f32' })
+      const [begin, end] = this.weight.range(segment)
+      for (const update of this.#updates) if (update.covers(begin, end)) update.addTo(x, y, workspace)
+      return y
+    } finally {
+      workspace.dispose()
+    }
   }
 
   /** How activations are quantized where there is no static scale; undefined: they are not. */

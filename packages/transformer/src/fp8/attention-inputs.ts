@@ -1,5 +1,5 @@
 import type { Recipe } from '@octet-llm/fp8-recipe'
-import { cast, Construction, copy, dequantize, disposeAll, keep, quantize, Tensor, type Device } from '@octet-llm/kernels'
+import { cast, Construction, copy, dequantize, disposeAll, keep, quantize, scope, Tensor, type Device } from '@octet-llm/kernels'
 import type { KvLayerScales } from '@octet-llm/kv-cache'
 
 import type { QuantizeRule } from '../quantized-storage.js'
@@ -44,24 +44,28 @@ export class Fp8AttentionInputs {
 
   /** @param q [T, H * D] @returns a view of the workspace's values, the caller's to dispose */
   query(q: Tensor, workspace: Workspace): Tensor {
-    const rows = (q.shape[0]! * q.shape[1]!) / this.#headDim
-    const flat = workspace.get('dpa.q', [rows, this.#headDim], q.dtype)
-    const view = flat.view(q.shape)
-    copy({ x: q, out: view })
-    const codes = quantize({
-      x: flat,
-      ...this.#queryRule,
-      data: workspace.get('dpa.q.codes', flat.shape, 'e4m3'),
-      scaleInv: workspace.get('dpa.q.scaleInv', [rows], 'f32'),
+    return scope(() => {
+      const rows = (q.shape[0]! * q.shape[1]!) / this.#headDim
+      const flat = workspace.get('dpa.q', [rows, this.#headDim], q.dtype)
+      const view = flat.view(q.shape)
+      copy({ x: q, out: view })
+      const codes = quantize({
+        x: flat,
+        ...this.#queryRule,
+        data: workspace.get('dpa.q.codes', flat.shape, 'e4m3'),
+        scaleInv: workspace.get('dpa.q.scaleInv', [rows], 'f32'),
+      })
+      dequantize({ x: codes, out: flat })
+      return view
     })
-    dequantize({ x: codes, out: flat })
-    return view
   }
 
   /** All three, where no cache holds keys and values. */
   inputs({ q, k, v }: AttentionInputs, workspace: Workspace): QuantizedInputs {
-    const query = this.query(q, workspace)
-    return { q: query, k: this.#byHead(k, 'k', workspace), v: this.#byHead(v, 'v', workspace), views: [query] }
+    return scope(() => {
+      const query = this.query(q, workspace)
+      return { q: query, k: this.#byHead(k, 'k', workspace), v: this.#byHead(v, 'v', workspace), views: [query] }
+    })
   }
 
   dispose(): void {
@@ -105,21 +109,23 @@ class HeadScales {
  * from their largest magnitude, as TransformerEngine quantizes them.
  */
 export function quantizeTogether({ q, k, v }: AttentionInputs, recipe: Recipe, workspace: Workspace): QuantizedInputs {
-  const widths = [q, k, v].map((t) => t.shape[1]!)
-  const shape = [q.shape[0]!, widths.reduce((a, b) => a + b, 0)]
-  const all = workspace.get('dpa.qkv', shape, q.dtype)
-  let begin = 0
-  const views = [q, k, v].map((x) => {
-    const out = all.columns(begin, (begin += x.shape[1]!))
-    copy({ x, out })
-    return out
-  }) as [Tensor, Tensor, Tensor]
-  const codes = quantize({
-    x: all,
-    ...ruleOf(recipe, 'input'),
-    data: workspace.get('dpa.qkv.codes', shape, 'e4m3'),
-    scaleInv: workspace.get('dpa.qkv.scaleInv', [1], 'f32'),
+  return scope(() => {
+    const widths = [q, k, v].map((t) => t.shape[1]!)
+    const shape = [q.shape[0]!, widths.reduce((a, b) => a + b, 0)]
+    const all = workspace.get('dpa.qkv', shape, q.dtype)
+    let begin = 0
+    const views = [q, k, v].map((x) => {
+      const out = all.columns(begin, (begin += x.shape[1]!))
+      copy({ x, out })
+      return out
+    }) as [Tensor, Tensor, Tensor]
+    const codes = quantize({
+      x: all,
+      ...ruleOf(recipe, 'input'),
+      data: workspace.get('dpa.qkv.codes', shape, 'e4m3'),
+      scaleInv: workspace.get('dpa.qkv.scaleInv', [1], 'f32'),
+    })
+    dequantize({ x: codes, out: all })
+    return { q: views[0], k: views[1], v: views[2], views }
   })
-  dequantize({ x: codes, out: all })
-  return { q: views[0], k: views[1], v: views[2], views }
 }
