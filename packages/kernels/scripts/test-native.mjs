@@ -1,5 +1,5 @@
-// Builds the queue runtime's stress test under the thread sanitizer and under the address and undefined-behaviour
-// sanitizers, and runs both. Argument: how many times over (default 1).
+// Builds the queue runtime's stress test and the test of the CUDA queues over a runtime without a GPU, under the thread sanitizer
+// and under the address and undefined-behaviour sanitizers, and runs them. Argument: how many times over (default 1).
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -12,9 +12,9 @@ try {
   for (const sanitizer of ['thread', 'address,undefined']) {
     const folder = join(build, sanitizer.split(',')[0])
     run('cmake', ['-S', root, '-B', folder, '-DOCTET_BUILD_TESTS=ON', `-DOCTET_SANITIZE=${sanitizer}`, `-DOCTET_NODE=${process.execPath}`])
-    run('cmake', ['--build', folder, '--target', 'octet_stress', '--parallel', '2'])
+    run('cmake', ['--build', folder, '--target', 'octet_stress', 'octet_cuda_queue', '--parallel', '2'])
     console.log(`${sanitizer}:`)
-    run(join(folder, 'octet_stress'), [process.argv[2] ?? '1'], 'inherit')
+    for (const test of ['octet_stress', 'octet_cuda_queue']) run(join(folder, test), [process.argv[2] ?? '1'], 'inherit')
   }
 } finally {
   rmSync(build, { recursive: true })

@@ -48,7 +48,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   return launch_overlapped(ctx, advance_decode, dim3(blocks_for(rows, 128, INT32_MAX)), 128, 0, r, rows_of<const int32_t>(eos), eos.cols(), rows, static_cast<int32_t>(call.i(0)), static_cast<int32_t>(call.i(1)));
 }
 
-static const Variant kRows[] = {{"portable", 80, always, launch}};
+static const Variant kRows[] = {{"portable", kAnyArch, always, launch}};
 
 }  // namespace octet::cuda
 

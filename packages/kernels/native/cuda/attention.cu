@@ -35,9 +35,9 @@ Status launch_prefill_attention(const OpCall& call, CudaContext& ctx) {
 }
 
 static const Variant kRows[] = {
-    {"decode_sm90", 90, fits_decode_attention, launch_decode_attention},
-    {"prefill_sm90", 90, fits_prefill_attention, launch_prefill_attention},
-    {"portable", 80, always, launch_attention_portable},
+    {"decode_sm90", kSm90, fits_decode_attention, launch_decode_attention},
+    {"prefill_sm90", kSm90, fits_prefill_attention, launch_prefill_attention},
+    {"portable", kAnyArch, always, launch_attention_portable},
 };
 
 }  // namespace octet::cuda

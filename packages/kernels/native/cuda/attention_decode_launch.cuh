@@ -18,9 +18,9 @@ template <class T, int D, int kMost> Status launch_decode_with(const AttentionAr
   using namespace sm90;
   using S = AttnShape<T, D, kMost>;
   const auto kernel = attention_decode<T, D, kMost>;
-  static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem) == cudaSuccess;
+  static OncePerDevice ready;
   CUtensorMap kmap, vmap;
-  if (!ready || !encode_caches(a, S::kSpan, kTileTokens, &kmap, &vmap)) return Status::internal;
+  if (!allow_shared(ready, ctx, kernel, S::kSmem) || !encode_caches(a, S::kSpan, kTileTokens, &kmap, &vmap)) return Status::internal;
   AttentionDecodeArgs d{};
   d.q = a.q->as<const __nv_bfloat16>();
   d.out = a.out->as<__nv_bfloat16>();

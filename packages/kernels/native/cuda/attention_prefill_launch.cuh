@@ -17,12 +17,12 @@ template <class T, int D, int kN> Status launch_prefill_as(const AttentionArgs& 
   using namespace sm90;
   using S = PrefillShape<T, D, kN>;
   const auto kernel = attention_prefill<S>;
-  static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem) == cudaSuccess;
+  static OncePerDevice ready;
   const int page_size = static_cast<int>(a.k->shape[2]);
   int box_shift = 4;
   while (box_shift < 6 && page_size % (2 << box_shift) == 0 && kN % (2 << box_shift) == 0) ++box_shift;
   CUtensorMap qmap, kmap, vmap;
-  if (!ready || !encode_caches(a, S::kSpan, 1 << box_shift, &kmap, &vmap)) return Status::internal;
+  if (!allow_shared(ready, ctx, kernel, S::kSmem) || !encode_caches(a, S::kSpan, 1 << box_shift, &kmap, &vmap)) return Status::internal;
   if (!encode_rows(&qmap, a.q->data, 2, a.tokens, static_cast<int64_t>(a.heads) * D, a.q->row_stride, 64, 128)) return Status::internal;
   AttentionPrefillArgs p{};
   p.out = a.out->as<__nv_bfloat16>();

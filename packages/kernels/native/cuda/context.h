@@ -1,6 +1,6 @@
 // The contract between the CUDA runtime (streams, graphs, memory) and the op launchers.
 //
-// An op is a table of variants. The runtime walks it in order and launches the first whose architecture and predicate
+// An op is a table of variants. The runtime walks it in order and launches the first whose architectures and predicate
 // fit; `octet verify` forces each by name. A launcher validates nothing that JavaScript has validated, enqueues on the
 // context's stream and returns: it never allocates, synchronises, throws or exits. It runs inside stream capture too.
 #pragma once
@@ -8,7 +8,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
+#include "arch.h"
 #include "octet/op.h"
 
 namespace octet::cuda {
@@ -36,14 +38,14 @@ class CudaContext {
   virtual CublasLt* cublaslt() = 0;  // nullptr: not found
   // Whether the call's kernel may start before its predecessor has ended: not where one of those may be writing its weight (t1),
   // which linear and rmsNorm read before they wait.
-  virtual bool overlaps() const = 0;
+  virtual bool overlaps() = 0;
   // Set by kernels that saw a bad index; read at the next synchronisation. One 32-bit word in device memory.
   virtual int32_t* fault_word() = 0;
 };
 
 struct Variant {
   const char* name;
-  int min_arch;
+  Archs archs;
   bool (*fits)(const OpCall&, const DeviceInfo&);
   Status (*launch)(const OpCall&, CudaContext&);
 };
@@ -52,6 +54,11 @@ struct OpVariants {
   const Variant* rows;
   int count;
 };
+
+// Whether a call may run a row on a device; `forced` names the only row that may, where it is not empty.
+inline bool takes(const Variant& v, const OpCall& call, const DeviceInfo& device, const std::string& forced = {}) {
+  return v.archs.hold(device.arch) && (forced.empty() || forced == v.name) && v.fits(call, device);
+}
 
 // Ends every op's file: the table the runtime finds by the op's name.
 #define OCTET_CUDA_OP(op, rows)                                                             \

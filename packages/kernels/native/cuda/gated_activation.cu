@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(256) gated(Rows<const T> x, Rows<Out> y, int64
 }
 
 template <int kRowThreads, int kHeld, class T, class F>
-__global__ void __launch_bounds__(kRowThreads) gated_quantized(Rows<const T> x, Rows<e4m3> y, int64_t width, RowTarget target, F act) {
+__global__ void __launch_bounds__(kRowThreads, 1024 / kRowThreads) gated_quantized(Rows<const T> x, Rows<e4m3> y, int64_t width, RowTarget target, F act) {
   constexpr int kN = 8;
   const int64_t n = blockIdx.x;
   overlap_wait();
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kRowThreads) gated_quantized(Rows<const T> x, 
 #pragma unroll
     for (int k = 0; k < kN; ++k) v[i][k] = rounded<T>(act(v[i][k]) * u[k]);
   }
-  quantize_held<kN, kHeld, e4m3>(v, y[n], target, n, width, 0, width);
+  quantize_held<kRowThreads, kN, kHeld, e4m3>(v, y[n], target, n, width, 0, width);
 }
 
 // Rows of any length and alignment: the activation is computed once for the scales and once more for the codes.
@@ -109,7 +109,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
 bool fits_gated_cluster(const OpCall&, const DeviceInfo&);
 Status launch_gated_cluster(const OpCall&, CudaContext&);
 
-static const Variant kRows[] = {{"cluster_sm90", 90, fits_gated_cluster, launch_gated_cluster}, {"portable", 80, always, launch}};
+static const Variant kRows[] = {{"cluster_sm90", kSm90, fits_gated_cluster, launch_gated_cluster}, {"portable", kAnyArch, always, launch}};
 
 }  // namespace octet::cuda
 

@@ -32,7 +32,7 @@ struct ClusterMax {
 };
 
 template <int kHeld, class T, class F>
-__global__ void __cluster_dims__(kCluster) __launch_bounds__(kClusterThreads) gated_cluster(Rows<const T> x, Rows<e4m3> y, int64_t width, RowTarget target, F act) {
+__global__ void __cluster_dims__(kCluster) __launch_bounds__(kClusterThreads, 8) gated_cluster(Rows<const T> x, Rows<e4m3> y, int64_t width, RowTarget target, F act) {
   __shared__ uint32_t word;
   const int64_t n = blockIdx.x / kCluster, span = (width + kCluster * 128 - 1) / (kCluster * 128) * 128;
   const int64_t from = blockIdx.x % kCluster * span, begin = from < width ? from : width, end = begin + span < width ? begin + span : width;
@@ -50,7 +50,7 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kClusterThreads) ga
 #pragma unroll
     for (int k = 0; k < 8; ++k) v[i][k] = to_float(from_float<T>(act(v[i][k]) * u[k]));
   }
-  quantize_held<8, kHeld, e4m3>(v, y[n], target, n, width, begin, end, ClusterMax{&word});
+  quantize_held<kClusterThreads, 8, kHeld, e4m3>(v, y[n], target, n, width, begin, end, ClusterMax{&word});
 }
 
 bool fits_gated_cluster(const OpCall& call, const DeviceInfo&) {

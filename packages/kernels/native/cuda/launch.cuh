@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "context.h"
+#include "once_per_device.h"
 
 namespace octet::cuda {
 
@@ -13,6 +14,11 @@ __device__ __forceinline__ void overlap_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+// Lets a kernel have `bytes` of dynamic shared memory on the context's device; `once` is the kernel's own.
+template <class Kernel> inline bool allow_shared(OncePerDevice& once, const CudaContext& ctx, Kernel kernel, int bytes) {
+  return once(ctx.device().ordinal, [&] { return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) == cudaSuccess; });
 }
 
 template <class... P, class... A>
@@ -29,7 +35,7 @@ inline Status launch_on(cudaStream_t stream, bool overlaps, void (*kernel)(P...)
   config.numAttrs = overlaps ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, static_cast<A&&>(args)...) == cudaSuccess ? Status::ok : Status::internal;
 }
-template <class... P, class... A> inline Status launch_overlapped(const CudaContext& ctx, void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, A&&... args) {
+template <class... P, class... A> inline Status launch_overlapped(CudaContext& ctx, void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, A&&... args) {
   return launch_on(ctx.stream(), ctx.overlaps(), kernel, grid, threads, smem, static_cast<A&&>(args)...);
 }
 

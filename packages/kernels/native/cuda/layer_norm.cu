@@ -10,33 +10,33 @@
 namespace octet::cuda {
 
 template <int kN, int kHeld, int kThreads, class T, class W, class Y>
-__global__ void __launch_bounds__(kThreads)
-    layer_norm(Rows<const T> x, const W* weight, const void* bias, bool bias_f32, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, int64_t cols, float eps, float gamma0) {
+__global__ void __launch_bounds__(kThreads, kNormBlocks<kThreads, kN, kHeld>)
+    layer_norm(Rows<const T> x, const W* weight, const void* bias, bool bias_f32, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, int cols, float per_col, float eps, float gamma0) {
   __shared__ float slots[kThreads / 32];
   const int64_t n = blockIdx.x;
   float v[kHeld][kN];
-  load_row<kN, kHeld, T>(v, x[n], residual.data ? residual[n] : nullptr, residual_out.data ? residual_out[n] : nullptr, cols);
+  load_row<kThreads, kN, kHeld, T>(v, x[n], residual.data ? residual[n] : nullptr, residual_out.data ? residual_out[n] : nullptr, cols);
   float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
 #pragma unroll
     for (int k = 0; k < kN; ++k) sum += v[i][k];
   }
-  const float mean = block_sum(sum, slots) / static_cast<float>(cols);
+  const float mean = mean_of(block_sum(sum, slots), static_cast<float>(cols), per_col);
   sum = 0.f;
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
-    const bool live = (static_cast<int64_t>(i) * kThreads + threadIdx.x) * kN < cols;
+    const bool live = (i * kThreads + static_cast<int>(threadIdx.x)) * kN < cols;
 #pragma unroll
     for (int k = 0; k < kN; ++k) {
       v[i][k] -= mean;
       if (live) sum = fmaf(v[i][k], v[i][k], sum);
     }
   }
-  const float scale = rsqrtf(block_sum(sum, slots) / static_cast<float>(cols) + eps);
+  const float scale = rsqrtf(block_sum(sum, slots) * per_col + eps);
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
-    const int64_t c = (static_cast<int64_t>(i) * kThreads + threadIdx.x) * kN;
+    const int c = (i * kThreads + static_cast<int>(threadIdx.x)) * kN;
     if (c >= cols) continue;
     float w[kN], b[kN] = {};
     load<W, kN>(w, weight + c);
@@ -65,7 +65,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
                         (reinterpret_cast<uintptr_t>(weight.data) | reinterpret_cast<uintptr_t>(bias.data)) % 16 == 0;
       return by_row_length(cols, wide, [&](auto width, auto held, auto threads) {
         layer_norm<decltype(width)::value, decltype(held)::value, decltype(threads)::value, T, W, Y><<<static_cast<unsigned>(rows), decltype(threads)::value, 0, ctx.stream()>>>(
-            rows_of<const T>(x), weight.as<const W>(), bias.data, bias.dtype == DType::f32, rows_of<const T>(residual), rows_of<Y>(out), rows_of<T>(residual_out), cols, call.f(0),
+            rows_of<const T>(x), weight.as<const W>(), bias.data, bias.dtype == DType::f32, rows_of<const T>(residual), rows_of<Y>(out), rows_of<T>(residual_out), static_cast<int>(cols), 1.f / static_cast<float>(cols), call.f(0),
             call.b(1) ? 1.f : 0.f);
         return launched();
       });
@@ -74,7 +74,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   });
 }
 
-static const Variant kRows[] = {{"row_per_block", 80, always, launch}};
+static const Variant kRows[] = {{"row_per_block", kAnyArch, always, launch}};
 
 }  // namespace octet::cuda
 

@@ -8,14 +8,14 @@
 namespace octet::cuda {
 
 static const Variant kRows[] = {
-    {"gemv_e4m3_sm90", 90, fits_gemv_e4m3, launch_gemv_e4m3},
-    {"gemv_bf16_sm90", 90, fits_gemv_bf16, launch_gemv_bf16},
-    {"decode_e4m3_sm90", 90, fits_decode_e4m3, launch_tiled_e4m3},
-    {"decode_bf16_sm90", 90, fits_decode_bf16, launch_tiled_bf16},
-    {"cublaslt", 80, fits_cublaslt, launch_cublaslt},
-    {"tiled_e4m3_sm90", 90, fits_tiled_e4m3, launch_tiled_e4m3},
-    {"tiled_bf16_sm90", 90, fits_tiled_bf16, launch_tiled_bf16},
-    {"portable", 80, always, launch_linear_portable},
+    {"gemv_e4m3_sm90", kSm90, fits_gemv_e4m3, launch_gemv_e4m3},
+    {"gemv_bf16_sm90", kSm90, fits_gemv_bf16, launch_gemv_bf16},
+    {"decode_e4m3_sm90", kSm90, fits_decode_e4m3, launch_tiled_e4m3},
+    {"decode_bf16_sm90", kSm90, fits_decode_bf16, launch_tiled_bf16},
+    {"cublaslt", kAnyArch, fits_cublaslt, launch_cublaslt},
+    {"tiled_e4m3_sm90", kSm90, fits_tiled_e4m3, launch_tiled_e4m3},
+    {"tiled_bf16_sm90", kSm90, fits_tiled_bf16, launch_tiled_bf16},
+    {"portable", kAnyArch, always, launch_linear_portable},
 };
 
 }  // namespace octet::cuda

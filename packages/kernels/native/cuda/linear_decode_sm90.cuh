@@ -37,9 +37,9 @@ template <class T, int kTokens, bool kBlocked> Status launch_decode(const Linear
   using namespace sm90;
   using S = GemmDecodeShape<T, kTokens, 2>;
   const auto kernel = gemm_decode<T, kTokens, 2, kBlocked>;
-  static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSmem) == cudaSuccess;
+  static OncePerDevice ready;
   CUtensorMap wmap, xmap;
-  if (!ready || !encode_rows(&wmap, a.weight->data, sizeof(T), a.n, a.k, stride_of(*a.weight), S::kTileRows, kBlockBytes) ||
+  if (!allow_shared(ready, ctx, kernel, S::kSmem) || !encode_rows(&wmap, a.weight->data, sizeof(T), a.n, a.k, stride_of(*a.weight), S::kTileRows, kBlockBytes) ||
       !encode_rows(&xmap, a.x->data, sizeof(T), a.m, a.k, stride_of(*a.x), kTokens, kBlockBytes)) {
     return Status::internal;
   }

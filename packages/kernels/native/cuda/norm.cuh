@@ -8,11 +8,11 @@ namespace octet::cuda {
 
 // Loads a row's values into registers (adding the residual, rounded to T as it is stored) and zero-fills past its end.
 // kN is 8 for rows of whole vectors, 1 otherwise.
-template <int kN, int kHeld, class T>
-__device__ __forceinline__ void load_row(float (&v)[kHeld][kN], const T* x, const T* residual, T* residual_out, int64_t cols) {
+template <int kThreads, int kN, int kHeld, class T>
+__device__ __forceinline__ void load_row(float (&v)[kHeld][kN], const T* x, const T* residual, T* residual_out, int cols) {
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
-    const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kN;
+    const int c = (i * kThreads + static_cast<int>(threadIdx.x)) * kN;
 #pragma unroll
     for (int k = 0; k < kN; ++k) v[i][k] = 0.f;
     if (c >= cols) continue;
@@ -26,6 +26,17 @@ __device__ __forceinline__ void load_row(float (&v)[kHeld][kN], const T* x, cons
     if (residual_out != nullptr) store<T, kN>(residual_out + c, v[i]);
   }
 }
+
+// sum / n for a row of n elements, given r = 1 / n in float32: what IEEE's division gives, but for subnormal means, and NaN for an
+// infinite sum. The division itself is a call, around which registers are saved.
+__device__ __forceinline__ float mean_of(float sum, float n, float r) {
+  const float q = sum * r;
+  return fmaf(fmaf(-q, n, sum), r, q);
+}
+
+// Blocks that an SM's 65536 registers are to hold: a thread keeps its values and some 44 more. Said to the compiler, which else
+// spills for the sake of one block more.
+template <int kThreads, int kN, int kHeld> constexpr int kNormBlocks = 65536 / (kThreads * (kN * kHeld + 44));
 
 // Calls f(vector width, vectors a thread holds, threads): eight-element vectors over 256 threads where rows allow it, single
 // elements over 512 where not. Both reach D = 16384.

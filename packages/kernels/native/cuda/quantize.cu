@@ -85,8 +85,8 @@ template <int kN, int kHeld, int kThreads, class X, class Y>
 __global__ void __launch_bounds__(kThreads) quantize_held_rows(Rows<const X> x, Rows<Y> data, RowTarget target, int64_t cols) {
   overlap_wait();
   float v[kHeld][kN];
-  load_row<kN, kHeld, X>(v, x[blockIdx.x], nullptr, nullptr, cols);
-  quantize_held<kN, kHeld, Y>(v, data[blockIdx.x], target, blockIdx.x, cols, 0, cols);
+  load_row<kThreads, kN, kHeld, X>(v, x[blockIdx.x], nullptr, nullptr, static_cast<int>(cols));
+  quantize_held<kThreads, kN, kHeld, Y>(v, data[blockIdx.x], target, blockIdx.x, cols, 0, cols);
 }
 template <class X, class Y> static Status run_rows(const OpCall& call, CudaContext& ctx, const QuantizeArgs& a) {
   const TensorArg &x = call.t[0], &data = call.t[1];
@@ -135,7 +135,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   });
 }
 
-static const Variant kRows[] = {{"portable", 80, always, launch}};
+static const Variant kRows[] = {{"portable", kAnyArch, always, launch}};
 
 }  // namespace octet::cuda
 

@@ -29,10 +29,12 @@ struct Alone {  // the block has the whole row
 
 // v: columns [begin, end) of row n by (held, thread, k) as norm.cuh lays them out, zero past the end; begin is a multiple of 128.
 // Every thread of the block calls it. join: the block's largest magnitude to the row's.
-template <int kN, int kHeld, class Y, class Join = Alone>
+template <int kThreads, int kN, int kHeld, class Y, class Join = Alone>
 __device__ __forceinline__ void quantize_held(float (&v)[kHeld][kN], Y* out, const RowTarget& t, int64_t n, int64_t cols, int64_t begin, int64_t end, Join join = {}) {
   __shared__ uint32_t tops[kMostSpans];
-  const auto column = [&](int i) { return begin + (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kN; };
+  const int span = static_cast<int>(end - begin);
+  const auto place = [&](int i) { return (i * kThreads + static_cast<int>(threadIdx.x)) * kN; };  // from begin on
+  Y* const to = out + begin;
   const auto top_of = [&](int i) {
     uint32_t top = 0;
 #pragma unroll
@@ -42,27 +44,29 @@ __device__ __forceinline__ void quantize_held(float (&v)[kHeld][kN], Y* out, con
   const auto emit = [&](int i, float s) {
 #pragma unroll
     for (int k = 0; k < kN; ++k) v[i][k] *= s;
-    store<Y, kN>(out + column(i), v[i]);
+    store<Y, kN>(to + place(i), v[i]);
   };
   if (t.granularity == 3) {
-    const int across = static_cast<int>((cols + 127) / 128);
+    const int64_t first = n * ((cols + 127) / 128) + begin / 128;
     if (t.given == nullptr) {
-      for (int b = threadIdx.x; b * 128 < end - begin; b += blockDim.x) tops[b] = 0;
+      for (int b = threadIdx.x; b * 128 < span; b += kThreads) tops[b] = 0;
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) {
-        if (column(i) < end) atomicMax(&tops[(column(i) - begin) / 128], top_of(i));  // a maximum of bits: exact in any order
+        if (place(i) < span) atomicMax(&tops[place(i) / 128], top_of(i));  // a maximum of bits: exact in any order
       }
       __syncthreads();
     }
+    // A block's scale is made once and handed to its threads.
+    for (int b = threadIdx.x; b * 128 < span; b += kThreads) {
+      const float s = t.given != nullptr ? t.given[first + b] : scale_of_amax(__uint_as_float(tops[b]), kLargest<Y>, t.epsilon, t.power_of_2);
+      t.scale_inv[first + b] = __fdiv_rn(1.f, s);
+      tops[b] = __float_as_uint(s);
+    }
+    __syncthreads();
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
-      const int64_t c = column(i);
-      if (c >= end) continue;
-      const int64_t at = n * across + c / 128;
-      const float s = t.given != nullptr ? t.given[at] : scale_of_amax(__uint_as_float(tops[(c - begin) / 128]), kLargest<Y>, t.epsilon, t.power_of_2);
-      if (c % 128 == 0) t.scale_inv[at] = __fdiv_rn(1.f, s);
-      emit(i, s);
+      if (place(i) < span) emit(i, __uint_as_float(tops[place(i) / 128]));
     }
     return;
   }
@@ -79,7 +83,7 @@ __device__ __forceinline__ void quantize_held(float (&v)[kHeld][kN], Y* out, con
   if (begin == 0 && threadIdx.x == 0 && (t.granularity == 2 || n == 0)) t.scale_inv[at] = __fdiv_rn(1.f, s);
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
-    if (column(i) < end) emit(i, s);
+    if (place(i) < span) emit(i, s);
   }
 }
 

@@ -16,6 +16,7 @@ namespace octet::cuda {
 
 struct NormArgs {
   int64_t cols;
+  float per_col;  // 1 / cols: the mean square is its product with the sum, a rounding more than a division, which is a call
   float eps, gamma0;
   bool cast_first;
   RowTarget target;
@@ -23,31 +24,32 @@ struct NormArgs {
 
 // Y e4m3: quantized by `target`; T its rounding before that.
 template <int kN, int kHeld, int kThreads, class T, class W, class Y>
-__global__ void __launch_bounds__(kThreads) rms_norm(Rows<const T> x, const W* weight, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, NormArgs a) {
+__global__ void __launch_bounds__(kThreads, kNormBlocks<kThreads, kN, kHeld>) rms_norm(Rows<const T> x, const W* weight, Rows<const T> residual, Rows<Y> out, Rows<T> residual_out, NormArgs a) {
   using Stored = std::conditional_t<sizeof(Y) == 1, T, Y>;
   constexpr bool kEarly = kN * kHeld <= 16;  // longer rows have no registers to spare
   __shared__ float slots[kThreads / 32];
-  const int64_t n = blockIdx.x, cols = a.cols;
+  const int64_t n = blockIdx.x;
+  const int cols = static_cast<int>(a.cols);
   // The weight is nobody's output: it is on its way while the previous kernel still runs.
   float w[kHeld][kN];
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
-    const int64_t c = (static_cast<int64_t>(i) * kThreads + threadIdx.x) * kN;
+    const int c = (i * kThreads + static_cast<int>(threadIdx.x)) * kN;
     if (kEarly && c < cols) load<W, kN>(w[i], weight + c);
   }
   overlap_wait();
   float v[kHeld][kN];
-  load_row<kN, kHeld, T>(v, x[n], residual.data ? residual[n] : nullptr, residual_out.data ? residual_out[n] : nullptr, cols);
+  load_row<kThreads, kN, kHeld, T>(v, x[n], residual.data ? residual[n] : nullptr, residual_out.data ? residual_out[n] : nullptr, cols);
   float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
 #pragma unroll
     for (int k = 0; k < kN; ++k) sum = fmaf(v[i][k], v[i][k], sum);
   }
-  const float scale = rsqrtf(block_sum(sum, slots) / static_cast<float>(cols) + a.eps);
+  const float scale = rsqrtf(block_sum(sum, slots) * a.per_col + a.eps);
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) {
-    const int64_t c = (static_cast<int64_t>(i) * kThreads + threadIdx.x) * kN;
+    const int c = (i * kThreads + static_cast<int>(threadIdx.x)) * kN;
     if (c >= cols) continue;
     if (!kEarly) load<W, kN>(w[i], weight + c);
 #pragma unroll
@@ -58,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm(Rows<const T> x, const W* w
     }
     if constexpr (sizeof(Y) > 1) store<Y, kN>(out[n] + c, v[i]);
   }
-  if constexpr (sizeof(Y) == 1) quantize_held<kN, kHeld, Y>(v, out[n], a.target, n, cols, 0, cols);
+  if constexpr (sizeof(Y) == 1) quantize_held<kThreads, kN, kHeld, Y>(v, out[n], a.target, n, cols, 0, cols);
 }
 
 static Status launch(const OpCall& call, CudaContext& ctx) {
@@ -66,7 +68,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   const int64_t rows = x.rows(), cols = x.cols();
   if (rows * cols == 0) return Status::ok;
   if ((residual && residual.dtype != x.dtype) || (residual_out && residual_out.dtype != x.dtype)) return Status::unsupported;
-  const NormArgs a{cols, call.f(0), call.b(1) ? 1.f : 0.f, call.b(2), row_target(call, call.t[5], call.t[6], 3)};
+  const NormArgs a{cols, 1.f / static_cast<float>(cols), call.f(0), call.b(1) ? 1.f : 0.f, call.b(2), row_target(call, call.t[5], call.t[6], 3)};
   const bool quantized = out.dtype == DType::e4m3;
   if (quantized != (a.target.granularity != 0) || (quantized && !row_target_fits(a.target))) return Status::unsupported;
   return dispatch_compute(x.dtype, [&](auto xt) {
@@ -89,7 +91,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   });
 }
 
-static const Variant kRows[] = {{"row_per_block", 80, always, launch}};
+static const Variant kRows[] = {{"row_per_block", kAnyArch, always, launch}};
 
 }  // namespace octet::cuda
 

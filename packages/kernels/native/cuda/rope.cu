@@ -42,7 +42,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   });
 }
 
-static const Variant kRows[] = {{"portable", 80, always, launch}};
+static const Variant kRows[] = {{"portable", kAnyArch, always, launch}};
 
 }  // namespace octet::cuda
 

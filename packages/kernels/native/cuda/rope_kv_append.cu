@@ -137,7 +137,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   });
 }
 
-static const Variant kRows[] = {{"wide", 80, fits_wide, launch_wide}, {"portable", 80, always, launch}};
+static const Variant kRows[] = {{"wide", kAnyArch, fits_wide, launch_wide}, {"portable", kAnyArch, always, launch}};
 
 }  // namespace octet::cuda
 

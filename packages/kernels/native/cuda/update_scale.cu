@@ -44,7 +44,7 @@ static Status launch(const OpCall& call, CudaContext& ctx) {
   return launched();
 }
 
-static const Variant kRows[] = {{"portable", 80, always, launch}};
+static const Variant kRows[] = {{"portable", kAnyArch, always, launch}};
 
 }  // namespace octet::cuda
 

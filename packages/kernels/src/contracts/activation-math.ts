@@ -27,9 +27,10 @@ export interface Bounded {
 }
 
 /**
- * x * sigmoid(z) where z = z(x) carries `zError` units: sigmoid's condition number is z (1 - sigmoid(z)), its own error,
- * the exponential's and the product make 8 units. Where e^-z overflows float32 (z < -88) the kernel gives 0 instead of
- * |x| e^z < |x| 2^-126.
+ * x * sigmoid(z) where z = z(x) carries `zError` units: sigmoid's condition number is z (1 - sigmoid(z)). The exponential is
+ * within an ulp or two (4 units), 1 + e^-z and the product within half an ulp (a unit each), the reciprocal within an ulp where it
+ * is the hardware's (2 units): 8. Where e^-z overflows float32 (z < -88), or passes 2^126 so that its reciprocal is flushed
+ * (z < -87.3), the kernel gives 0 instead of |x| e^z < |x| 2^-125.
  */
 function gate(x: number, z: number, zError: number): Bounded {
   if (x === -Infinity) return { value: 0, error: 0 }

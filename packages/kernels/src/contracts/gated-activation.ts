@@ -4,7 +4,7 @@ import { gatedActivation as op, type GatedActivationKind } from '../ops/gated-ac
 import { SPREADS, activated } from './activation-math.js'
 import { PLACEMENTS, type ContractCase, type InvarianceCase, type OpContract, type PerfCase } from './contract.js'
 import { ACTIVATIONS, U, VALUES, WIDTHS, host, product, rms, sampled, values, type HostTensor } from './host.js'
-import { ROW_GRANULARITIES, quantizedCase } from './quantized-cases.js'
+import { EMPTY, ROW_GRANULARITIES, quantizedCase } from './quantized-cases.js'
 import { rowInvariance } from './row-invariance.js'
 
 const GATED: Readonly<Record<GatedActivationKind, ActivationKind>> = {
@@ -76,6 +76,27 @@ function* quantized(): Generator<ContractCase> {
   }
 }
 
+/** No elements to quantize: the scales are written all the same. */
+function* empty(): Generator<ContractCase> {
+  for (const { name, at } of product({ x: ACTIVATIONS, granularity: ROW_GRANULARITIES, epsilon: [0, 5], shape: EMPTY.map(([n, width]) => `${n}x${width}`) })) {
+    const [rows, width] = at.shape.split('x').map(Number) as [number, number]
+    yield {
+      name: `quantized ${name}`,
+      quick: true,
+      make(random) {
+        const x = values(random, at.x, [rows, 2 * width])
+        const fp8 = quantizedCase(random, { ...at, powerOf2: false, placement: 'plain' }, rows, width)
+        return {
+          inputs: { x: { host: x }, ...fp8.inputs },
+          outputs: fp8.outputs,
+          call: (t) => void op({ x: t['x']!, kind: 'swiglu', quantized: fp8.target(t) }),
+          expected: () => fp8.expected({ values: x.values, error: x.values }),
+        }
+      },
+    }
+  }
+}
+
 function* cases(): Generator<ContractCase> {
   let index = 0
   const kinds = Object.keys(GATED) as GatedActivationKind[]
@@ -123,6 +144,7 @@ export const gatedActivation: OpContract = {
   *cases() {
     yield* cases()
     yield* quantized()
+    yield* empty()
   },
   perf,
   *invariance(): Generator<InvarianceCase> {

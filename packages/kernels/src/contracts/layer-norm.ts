@@ -7,8 +7,9 @@ import { rowInvariance } from './row-invariance.js'
 
 /**
  * (s - m) * rsqrt(mean((s - m)^2) + eps) * w + b. The mean is off by at most e = (treeError + unit) mean|s|; that moves
- * each centred value by e + a unit of itself, and the variance by treeError + 2 units + 2 e mean|s - m| + e^2. The root
- * halves the relative error of variance + eps; factor, products, 1 + w and the last addition add a unit each.
+ * each centred value by e + a unit of itself, and the variance by treeError + 3 units (one of them for a product with 1 / n in
+ * place of a division) + 2 e mean|s - m| + e^2. The root halves the relative error of variance + eps; factor, products, 1 + w
+ * and the last addition add a unit each.
  */
 function layerRow(s: Float64Array, w: ArrayLike<number>, b: ArrayLike<number> | null, eps: number, zeroCentered: boolean): Normed {
   const n = s.length
@@ -27,7 +28,7 @@ function layerRow(s: Float64Array, w: ArrayLike<number>, b: ArrayLike<number> | 
     spread += Math.abs(v - mean)
   }
   const variance = square / n + Math.fround(eps)
-  const varianceError = (treeError(n) + 2 * U) * (square / n) + (2 * meanError * spread) / n + meanError ** 2 + U * variance
+  const varianceError = (treeError(n) + 3 * U) * (square / n) + (2 * meanError * spread) / n + meanError ** 2 + U * variance
   const factor = 1 / Math.sqrt(variance)
   const relative = varianceError / variance / 2 + 4 * U
   const out = new Float64Array(n)

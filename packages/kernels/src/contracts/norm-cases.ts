@@ -16,10 +16,10 @@ export interface Normed {
 }
 
 /**
- * x * rsqrt(mean(x^2) + eps) * w. The sum carries treeError(n) and a unit for each square; the mean, eps, root and
- * reciprocal a unit each; the root halves what comes in. So the factor is within (treeError / 2 + 4 units) and each of
- * the two products and 1 + w adds a unit. With `castFirst` the normalised value is rounded to `dtype` in between: a
- * value within that error of a tie may go either way.
+ * x * rsqrt(mean(x^2) + eps) * w. The sum carries treeError(n) and a unit for each square; the mean two units, where it is a
+ * product with 1 / n; eps, root and reciprocal a unit each; the root halves what comes in. So the factor is within
+ * (treeError / 2 + 4 units) and each of the two products and 1 + w adds a unit. With `castFirst` the normalised value is rounded to `dtype` in
+ * between: a value within that error of a tie may go either way.
  */
 export function rmsRow(x: Float64Array, w: ArrayLike<number>, eps: number, zeroCentered: boolean, castFirst: 'f32' | 'bf16' | null): Normed {
   const n = x.length

@@ -1,7 +1,7 @@
 import { itemSize } from '@octet-llm/core'
 import { quantize as op } from '../ops/quantize.js'
 import { PLACEMENTS, type ContractCase, type OpContract, type PerfCase, type Run } from './contract.js'
-import { ACTIVATIONS, VALUES, host, roundTo, sampled, spread, values, type HostTensor } from './host.js'
+import { ACTIVATIONS, VALUES, host, product, roundTo, sampled, spread, values, type HostTensor } from './host.js'
 import { GRANULARITIES, amaxOf, scaleIndex, scaleOf } from './scale-cases.js'
 
 const FP8 = ['e4m3', 'e5m2'] as const
@@ -99,6 +99,21 @@ function* ties(): Generator<ContractCase> {
   }
 }
 
+/** No elements: scales by tensor and by row are written all the same. */
+function* empty(): Generator<ContractCase> {
+  for (const { name, at } of product({ x: ACTIVATIONS, data: FP8, granularity: GRANULARITIES, N: [0, 3], scale: ['made', 'given'] as const, epsilon: [0, 5] })) {
+    yield {
+      name: `${name} K=0`,
+      quick: true,
+      make(random) {
+        const { shape } = scaleIndex(at.granularity, at.N, 0)
+        const given = at.scale === 'given' ? host('f32', shape, () => 2 ** (8 * random.uniform() - 4)) : null
+        return build(values(random, at.x, [at.N, 0]), given, { ...at, K: 0, powerOf2: false }, 'plain')
+      },
+    }
+  }
+}
+
 function* perf(): Generator<PerfCase> {
   for (const granularity of GRANULARITIES) {
     const [N, K] = [1024, 2048]
@@ -116,6 +131,7 @@ export const quantize: OpContract = {
   *cases() {
     yield* cases()
     yield* ties()
+    yield* empty()
   },
   perf,
 }

@@ -6,6 +6,9 @@ import type { Expected, Input, Output, Placement } from './contract.js'
 import { FORMATS, host, roundTo, type Random } from './host.js'
 import { scaleIndex, scaleOf } from './scale-cases.js'
 
+/** Rows and columns of results without elements: their scales are what quantize gives them. */
+export const EMPTY = [[3, 0], [0, 0], [0, 128]] as const
+
 /** Granularities of a result that is made row by row; `tensor` takes a given scale. */
 export const ROW_GRANULARITIES = ['tensor', 'row', 'block1x128'] as const
 
@@ -15,6 +18,8 @@ export interface QuantizedAxes {
   readonly granularity: ScaleGranularity
   readonly powerOf2: boolean
   readonly placement: Placement
+  /** Default 0. */
+  readonly epsilon?: number
 }
 
 /** The op's result before any rounding, and how far a kernel may be from it. */
@@ -34,6 +39,7 @@ interface Span {
  * step is monotonic, so the ends of one range give the ends of the next: away from ties they are one and the same code.
  */
 export function quantizedCase(random: Random, at: QuantizedAxes, rows: number, cols: number) {
+  const epsilon = at.epsilon ?? 0
   const { count, shape, of } = scaleIndex(at.granularity, rows, cols)
   const scale = at.granularity === 'tensor' ? host('f32', [1], () => 2 ** (6 * random.uniform() - 1)) : null
   const outputs: Record<string, Output> = {
@@ -41,7 +47,7 @@ export function quantizedCase(random: Random, at: QuantizedAxes, rows: number, c
     scaleInv: { dtype: 'f32', shape },
   }
   const inputs: Record<string, Input> = scale === null ? {} : { scale: { host: scale } }
-  const target = (t: Readonly<Record<string, Tensor>>): QuantizedOutput => ({ data: t['data']!, scaleInv: t['scaleInv']!, granularity: at.granularity, scale: t['scale'], powerOf2: at.powerOf2 })
+  const target = (t: Readonly<Record<string, Tensor>>): QuantizedOutput => ({ data: t['data']!, scaleInv: t['scaleInv']!, granularity: at.granularity, scale: t['scale'], powerOf2: at.powerOf2, epsilon })
   const expected = ({ values, error }: Inexact): Readonly<Record<string, Expected>> => {
     const spans = Array.from(values, (v, i): Span => ({ low: roundTo(at.x, v - error[i]!), high: roundTo(at.x, v + error[i]!) }))
     const tops = Array.from({ length: count }, (): { low: number; high: number } => ({ low: 0, high: 0 }))
@@ -50,7 +56,7 @@ export function quantizedCase(random: Random, at: QuantizedAxes, rows: number, c
       top.high = Math.max(top.high, Math.abs(low), Math.abs(high))
       top.low = Math.max(top.low, low > 0 ? low : high < 0 ? -high : 0)
     })
-    const scaleFor = (amax: number) => scaleOf(amax, 'e4m3', 0, at.powerOf2)
+    const scaleFor = (amax: number) => scaleOf(amax, 'e4m3', epsilon, at.powerOf2)
     const scales = tops.map(({ low, high }): Span => {
       if (scale !== null) return { low: scale.values[0]!, high: scale.values[0]! }
       // An amax of 0 has the scale 1, one just above it the largest there is.

@@ -2,7 +2,7 @@ import { itemSize } from '@octet-llm/core'
 import { rmsNorm as op } from '../ops/rms-norm.js'
 import { PLACEMENTS, type ContractCase, type InvarianceCase, type OpContract, type PerfCase } from './contract.js'
 import { ACTIVATIONS, VALUES, WIDTHS, product, rms, sampled } from './host.js'
-import { ROW_GRANULARITIES, quantizedCase } from './quantized-cases.js'
+import { EMPTY, ROW_GRANULARITIES, quantizedCase } from './quantized-cases.js'
 import { RESIDUALS, arrange, byRows, optional, rmsRow } from './norm-cases.js'
 import { rowInvariance } from './row-invariance.js'
 
@@ -77,6 +77,29 @@ function* quantized(): Generator<ContractCase> {
   }
 }
 
+/** No elements to quantize: the scales are written all the same. */
+function* empty(): Generator<ContractCase> {
+  for (const { name, at } of product({ x: ACTIVATIONS, granularity: ROW_GRANULARITIES, epsilon: [0, 5], shape: EMPTY.map(([n, d]) => `${n}x${d}`), residual: ['none', 'inout'] as const })) {
+    const [rows, cols] = at.shape.split('x').map(Number) as [number, number]
+    yield {
+      name: `quantized ${name}`,
+      quick: true,
+      make(random) {
+        const { inputs, outputs } = arrange(random, { ...at, weight: 'f32', out: at.x, D: cols, values: 'normal', placement: 'plain' }, rows)
+        const { out: _, ...others } = outputs
+        const fp8 = quantizedCase(random, { ...at, powerOf2: false, placement: 'plain' }, rows, cols)
+        const nothing = { values: new Float64Array(0) }
+        return {
+          inputs: { ...inputs, ...fp8.inputs },
+          outputs: { ...others, ...fp8.outputs },
+          call: (t) => void op({ x: t.x!, weight: t.weight!, ...(t.residual && { residual: t.residual }), ...(t.residualOut && { residualOut: t.residualOut }), quantized: fp8.target(t) }),
+          expected: () => ({ ...fp8.expected({ ...nothing, error: nothing.values }), ...(at.residual === 'inout' ? { residualOut: nothing } : {}) }),
+        }
+      },
+    }
+  }
+}
+
 function* perf(): Generator<PerfCase> {
   for (const [N, D] of [[1, 2048], [1, 3072], [512, 2048]] as const) {
     yield {
@@ -102,6 +125,7 @@ export const rmsNorm: OpContract = {
     yield* cases()
     yield* busy()
     yield* quantized()
+    yield* empty()
   },
   perf,
   *invariance(): Generator<InvarianceCase> {

@@ -171,6 +171,11 @@ export class Call {
     return { tensors: [data, scaleInv, given], attributes: [code, target.powerOf2 ?? false, this.real('quantized.epsilon', target.epsilon ?? 0, 0)] }
   }
 
+  /** Runs an op whose result in FP8 has no elements, whatever x has: the scales are all there is, as quantize writes them. */
+  runWithoutElements(x: Tensor, target: { readonly tensors: readonly (Tensor | null)[]; readonly attributes: readonly (number | boolean)[] }): void {
+    enqueue(this.#queue!, 'quantize', [x, ...target.tensors], target.attributes.map(Number))
+  }
+
   /** @throws OctetError `INVALID_ARGUMENT` unless `value` is a whole number within [min, max]. */
   whole(argument: string, value: number, min = 0, max: number = Number.MAX_SAFE_INTEGER): number {
     if (!Number.isSafeInteger(value) || value < min || value > max) {

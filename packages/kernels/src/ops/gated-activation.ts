@@ -34,7 +34,8 @@ export function gatedActivation(options: GatedActivationOptions): Tensor {
     if (options.out !== undefined) call.fail('out', 'no out beside quantized', 'both')
     const target = call.quantizedOutput(options.quantized, '*N I', call.length('N'), width / 2)
     const [data, scaleInv, scale] = target.tensors
-    call.run([x, data, scaleInv, scale], [kind, ...target.attributes])
+    if (call.length('N') * width === 0) call.runWithoutElements(x, target)
+    else call.run([x, data, scaleInv, scale], [kind, ...target.attributes])
     return data
   }
   const out = call.output('out', options.out, '*N I', withLast(x.shape, width / 2), prefer(x.dtype, ACTIVATIONS))

@@ -59,11 +59,16 @@ describe.each(['f32', 'bf16'] as const)('from %s', (dtype) => {
   })
 })
 
-it('no rows leave everything as it was', async () => {
-  const fused = target(0, 8, 'row', false)
-  rmsNorm({ x: Tensor.zeros([0, 8], { dtype: 'bf16', device }), weight: matrix(1, 8, 'f32', false).view([8]), quantized: fused })
-  gatedActivation({ x: Tensor.zeros([0, 16], { dtype: 'bf16', device }), kind: 'glu', quantized: fused })
-  await expect(device.synchronize()).resolves.toBeUndefined()
+describe.each(GRANULARITIES)('a result without elements by %s has the scales that quantize gives it', (granularity) => {
+  it.each([[0, 8], [3, 0], [0, 0]])('[%i, %i]', async (rows, cols) => {
+    const empty = (width: number) => Tensor.zeros([rows, width], { dtype: 'bf16', device })
+    const [norm, gated] = [target(rows, cols, granularity, false), target(rows, cols, granularity, true)]
+    expect(rmsNorm({ x: empty(cols), weight: Tensor.zeros([cols], { dtype: 'f32', device }), quantized: norm })).toBe(norm.data)
+    expect(gatedActivation({ x: empty(2 * cols), kind: 'glu', quantized: gated })).toBe(gated.data)
+    await same(norm, empty(cols))
+    await same(gated, empty(cols))
+    if (granularity !== 'block1x128' && rows > 0) expect((await norm.scaleInv.toFloat32Array())[0]).toBeGreaterThan(0)
+  })
 })
 
 describe('refuses', () => {

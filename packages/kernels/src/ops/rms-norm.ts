@@ -41,7 +41,8 @@ export function rmsNorm(options: RmsNormOptions): Tensor {
     if (options.out !== undefined) call.fail('out', 'no out beside quantized', 'both')
     const target = call.quantizedOutput(options.quantized, '*N D', call.length('N'), call.length('D'))
     const [data, scaleInv, scale] = target.tensors
-    call.run([x, weight, residual, data, residualOut, scaleInv, scale], [...attributes, ...target.attributes])
+    if (call.length('N') * call.length('D') === 0) call.runWithoutElements(x, target)
+    else call.run([x, weight, residual, data, residualOut, scaleInv, scale], [...attributes, ...target.attributes])
     return data
   }
   const out = call.output('out', options.out, '*N D', x.shape, prefer(x.dtype, ACTIVATIONS))

@@ -22,7 +22,7 @@ class CudaBackend final : public Backend {
       auto ops = Napi::Array::New(env, kOpCount);
       for (uint32_t i = 0; i < kOpCount; ++i) ops[i] = Napi::Boolean::New(env, has(i, d.major * 10 + d.minor));
       row["name"] = Napi::String::New(env, "sm_" + std::to_string(d.major * 10 + d.minor));
-      row["supported"] = Napi::Boolean::New(env, d.major >= 8);
+      row["supported"] = Napi::Boolean::New(env, cuda::built_for(OCTET_CUDA_ARCHS, d.major * 10 + d.minor));
       row["ops"] = ops;
       row["device"] = Napi::String::New(env, d.name);
       row["computeCapability"] = pair(env, d.major, d.minor);
@@ -41,7 +41,12 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<CommandQueue> create_queue(int target, int, int spin_micros, CompletionSink& sink) override {
     CudaDevice* const device = open(target);
-    return device == nullptr ? nullptr : std::make_unique<CudaQueue>(*device, spin_micros, sink);
+    if (device == nullptr) return nullptr;
+    try {
+      return std::make_unique<CudaQueue>(*device, spin_micros, sink);
+    } catch (const std::exception&) {
+      return nullptr;
+    }
   }
   void* reserve(int target, size_t bytes) override {
     CudaDevice* const device = open(target);
@@ -107,7 +112,7 @@ class CudaBackend final : public Backend {
   static bool has(uint32_t op, int arch) {
     const cuda::OpVariants v = cuda::variants_of(static_cast<int>(op));
     for (int i = 0; i < v.count; ++i) {
-      if (v.rows[i].min_arch <= arch) return true;
+      if (v.rows[i].archs.hold(arch)) return true;
     }
     return std::string_view(kOpNames[op]) == "readFile";
   }
@@ -139,7 +144,7 @@ class CudaBackend final : public Backend {
     const cuda::OpVariants v = cuda::variants_of(call.op);
     auto out = Napi::Array::New(env);
     for (int i = 0; i < v.count; ++i) {
-      if (v.rows[i].min_arch <= device.arch && v.rows[i].fits(call, device)) out[out.Length()] = Napi::String::New(env, v.rows[i].name);
+      if (cuda::takes(v.rows[i], call, device)) out[out.Length()] = Napi::String::New(env, v.rows[i].name);
     }
     return out;
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "repack.h"
 
@@ -36,52 +37,66 @@ constexpr int kReapSpinMicros = 200;
 CudaQueue::CudaQueue(CudaDevice& device, int spin_micros, CompletionSink& sink)
     : CommandQueue(sink, spin_micros), device_(device), files_(device.info().ordinal) {
   cudaSetDevice(device.info().ordinal);
-  cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
-  cudaMalloc(reinterpret_cast<void**>(&faults_), kOps * sizeof(int32_t));
-  cudaMemset(faults_, 0, kOps * sizeof(int32_t));
-  counters_ = {device.reserve(size_t{1} << 20), size_t{1} << 20};
-  workspace_ = {device.reserve(size_t{64} << 20), size_t{64} << 20};
-  cudaDeviceSynchronize();
-  reaper_ = std::thread([this] { reap(); });
-  start();
+  const bool has_stream = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) == cudaSuccess;
+  faults_ = static_cast<int32_t*>(device.reserve(kOps * sizeof(int32_t)));
+  try {
+    if (!has_stream || faults_ == nullptr) throw std::bad_alloc();
+    counters_ = reserve(size_t{1} << 20);
+    workspace_ = reserve(size_t{64} << 20);
+    reaper_ = std::thread([this] { reap(); });
+    start();
+  } catch (const std::exception&) {  // no memory, or no more threads
+    cudaGetLastError();
+    close();
+    throw;
+  }
 }
 
 CudaQueue::~CudaQueue() {
   stop();
-  Point quit{};
-  quit.quit = true;
-  hand_over(std::move(quit));
-  reaper_.join();
+  close();
+}
+
+void CudaQueue::close() {
+  if (reaper_.joinable()) {
+    Point quit{};
+    quit.quit = true;
+    hand_over(std::move(quit));
+    reaper_.join();
+  }
   cudaSetDevice(device_.info().ordinal);
-  cudaStreamSynchronize(stream_);
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   for (const cudaEvent_t e : spare_events_) cudaEventDestroy(e);
   for (uint8_t* p : spare_pinned_) cudaFreeHost(p);
   for (void* p : retired_) cudaFree(p);
   cudaFree(workspace_.data);
   cudaFree(counters_.data);
   cudaFree(faults_);
-  cudaStreamDestroy(stream_);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
 // ---- memory of launches ----
 
+CudaQueue::Block CudaQueue::reserve(size_t bytes) const {
+  void* const data = device_.reserve(bytes);
+  return {data, data == nullptr ? 0 : bytes};
+}
+
 void* CudaQueue::workspace(size_t bytes) {
   if (bytes <= workspace_.bytes) return workspace_.data;
-  const size_t size = std::max(bytes, workspace_.bytes * 2);
-  void* const data = device_.reserve(size);
-  if (data == nullptr) return nullptr;
+  const Block larger = reserve(std::max(bytes, workspace_.bytes * 2));
+  if (larger.data == nullptr) return nullptr;
   retired_.push_back(workspace_.data);
-  workspace_ = {data, size};
-  return data;
+  workspace_ = larger;
+  return larger.data;
 }
 
 uint32_t* CudaQueue::counters(size_t count) {
   if (count * 4 > counters_.bytes) {
-    const size_t size = std::max(count * 4, counters_.bytes * 2);
-    void* const data = device_.reserve(size);
-    if (data == nullptr) return nullptr;
+    const Block larger = reserve(std::max(count * 4, counters_.bytes * 2));
+    if (larger.data == nullptr) return nullptr;
     retired_.push_back(counters_.data);
-    counters_ = {data, size};
+    counters_ = larger;
   }
   return static_cast<uint32_t*>(counters_.data);
 }
@@ -133,7 +148,8 @@ void CudaQueue::execute(const Header* header) {
       const auto* slot = reinterpret_cast<const ReplayRecord*>(header)->graph;
       if (failure_.status == Status::ok) {
         int32_t op = -1;
-        fail(replay(**slot, &op), op);
+        const Status status = replay(**slot, &op);
+        fail(status, op);
       }
       delete slot;
       return;
@@ -152,14 +168,12 @@ Status CudaQueue::run_op(const OpRecord* record) {
   const std::string& forced = device_.forced_variant(record->op);
   for (int i = 0; i < variants.count; ++i) {
     const Variant& v = variants.rows[i];
-    if (v.min_arch > device_.info().arch || (!forced.empty() && forced != v.name) || !v.fits(call_, device_.info())) continue;
+    if (!takes(v, call_, device_.info(), forced)) continue;
     device_.note_variant(record->op, v.name);
     // linear and rmsNorm read their weight (t1) before they wait for earlier kernels; embedding only reads its table.
     const bool early = record->op == kLinearOp || record->op == kRmsNormOp;
-    overlaps_ = !(early && recent_.hold(call_.t[1]));
-    const Status status = v.launch(call_, *this);
-    recent_.add(call_, early || record->op == kEmbeddingOp ? 1 : -1);
-    return status;
+    guard_.enter(call_, early ? Weight::read_early : record->op == kEmbeddingOp ? Weight::read : Weight::none);
+    return v.launch(call_, *this);
   }
   return Status::unsupported;
 }
@@ -185,13 +199,11 @@ void CudaQueue::copy_out(const CopyRecord& r) {
   const size_t bytes = static_cast<size_t>(r.rows * r.row_bytes);
   // A small read goes through pinned memory, so that this thread can launch on; a large one waits for its bytes.
   if (uint8_t* const pinned = bytes <= kPinned ? take_pinned() : nullptr) {
-    if (!copy(pinned)) fail(Status::internal, -1);
     Point p{};
-    p.event = take_event();
     p.pinned = pinned;
-    p.host = r.host;
     p.bytes = bytes;
-    cudaEventRecord(p.event, stream_);
+    p.host = copy(pinned) ? r.host : nullptr;
+    if (!record_end(&p.event) || p.host == nullptr) fail(Status::internal, -1);
     return hand_over(std::move(p));
   }
   if (!copy(r.host) || cudaStreamSynchronize(stream_) != cudaSuccess) fail(Status::internal, -1);
@@ -200,7 +212,7 @@ void CudaQueue::copy_out(const CopyRecord& r) {
 Status CudaQueue::repack(const RepackRecord& r) {
   size_t bytes = static_cast<size_t>(r.item_bytes);
   for (int i = 0; i < r.ndim; ++i) bytes *= static_cast<size_t>(r.shape[i]);
-  recent_.add(r.target, bytes);
+  guard_.write(r.target, bytes);
   return launch_repack(r.source, r.target, r.item_bytes, r.ndim, r.shape, r.strides, stream_) ? Status::ok : Status::internal;
 }
 
@@ -211,21 +223,20 @@ void CudaQueue::mark(uint64_t ticket, std::shared_ptr<octet::Event> event) {
   if (lost_.load(std::memory_order_relaxed)) fail(Status::device_lost, -1);
   Point p{};
   p.ticket = ticket;
-  p.event = take_event();
   if (ticket != 0) {
     p.pinned = take_pinned();
     // Without room to bring them here the words stay as they are, for the next point to read.
-    if (p.pinned != nullptr) {
-      cudaMemcpyAsync(p.pinned, faults_, kOps * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_);
-      cudaMemsetAsync(faults_, 0, kOps * sizeof(int32_t), stream_);
+    if (p.pinned != nullptr && (cudaMemcpyAsync(p.pinned, faults_, kOps * sizeof(int32_t), cudaMemcpyDeviceToHost, stream_) != cudaSuccess ||
+                                cudaMemsetAsync(faults_, 0, kOps * sizeof(int32_t), stream_) != cudaSuccess)) {
+      fail(Status::internal, -1);
     }
   }
-  if (cudaEventRecord(p.event, stream_) != cudaSuccess) fail(Status::internal, -1);
+  if (!record_end(&p.event)) fail(Status::internal, -1);
   p.failure = failure_;
   if (event != nullptr) {
     event->failure = failure_;
-    // Others may wait for it as long as they hold the event: it is not used again.
-    event->backend = std::shared_ptr<void>(p.event, [](void* e) { cudaEventDestroy(static_cast<cudaEvent_t>(e)); });
+    // Others may wait for it as long as they hold the event: it is not used again. Null: it is reached, nothing to wait for.
+    if (p.event != nullptr) event->backend = std::shared_ptr<void>(p.event, [](void* e) { cudaEventDestroy(static_cast<cudaEvent_t>(e)); });
     event->set(octet::Event::kIssued);
   }
   p.mark = std::move(event);
@@ -235,11 +246,23 @@ void CudaQueue::mark(uint64_t ticket, std::shared_ptr<octet::Event> event) {
 void CudaQueue::wait(const EventRecord& record) {
   const std::shared_ptr<octet::Event> event = *record.event;
   const uint32_t seen = wait_for(*event, octet::Event::kIssued);
-  if ((seen & octet::Event::kIssued) != 0 && event->backend != nullptr) {
-    cudaStreamWaitEvent(stream_, static_cast<cudaEvent_t>(event->backend.get()), 0);
+  if ((seen & octet::Event::kIssued) != 0) {
+    auto* const theirs = static_cast<cudaEvent_t>(event->backend.get());
+    if (theirs != nullptr && cudaStreamWaitEvent(stream_, theirs, 0) != cudaSuccess) fail(Status::internal, -1);
     if (record.inherit) fail(event->failure.status, event->failure.op);
   }
   delete record.event;
+}
+
+bool CudaQueue::record_end(cudaEvent_t* event) {
+  *event = take_event();
+  if (*event != nullptr) {
+    if (cudaEventRecord(*event, stream_) == cudaSuccess) return true;
+    give_back(*event, nullptr);
+    *event = nullptr;
+  }
+  cudaGetLastError();
+  return cudaStreamSynchronize(stream_) == cudaSuccess;
 }
 
 void CudaQueue::hand_over(Point point) {
@@ -259,9 +282,12 @@ void CudaQueue::reap() {
     points_.pop_front();
     lock.unlock();
     if (p.quit) return;
-    // Most points are microseconds away: look for a while before sleeping.
-    spin_until([&] { return cudaEventQuery(p.event) != cudaErrorNotReady; }, kReapSpinMicros);
-    const cudaError_t reached = cudaEventSynchronize(p.event);
+    cudaError_t reached = cudaSuccess;
+    if (p.event != nullptr) {
+      // Most points are microseconds away: look for a while before sleeping.
+      spin_until([&] { return cudaEventQuery(p.event) != cudaErrorNotReady; }, kReapSpinMicros);
+      reached = cudaEventSynchronize(p.event);
+    }
     if (p.host != nullptr && reached == cudaSuccess) std::memcpy(p.host, p.pinned, p.bytes);
     if (reached != cudaSuccess) {
       lost_.store(true, std::memory_order_relaxed);
@@ -289,8 +315,7 @@ cudaEvent_t CudaQueue::take_event() {
     }
   }
   cudaEvent_t e = nullptr;
-  cudaEventCreateWithFlags(&e, cudaEventDisableTiming | cudaEventBlockingSync);
-  return e;
+  return cudaEventCreateWithFlags(&e, cudaEventDisableTiming | cudaEventBlockingSync) == cudaSuccess ? e : nullptr;
 }
 
 uint8_t* CudaQueue::take_pinned() {
@@ -325,6 +350,7 @@ std::shared_ptr<void> CudaQueue::build(const GraphData& graph, int32_t* failed_o
     return nullptr;
   }
   *status = Status::ok;
+  guard_.restart();
   const uint8_t* const end = graph.records.data() + graph.records.size();
   for (const uint8_t* at = graph.records.data(); at != end && *status == Status::ok;) {
     const auto* record = reinterpret_cast<const OpRecord*>(at);
@@ -353,6 +379,7 @@ Status CudaQueue::replay(GraphData& graph, int32_t* failed_op) {
     graph.backend_queue = id_;
     if (status != Status::ok) return status;
   }
+  guard_.restart();
   return cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.backend.get()), stream_) == cudaSuccess ? Status::ok : Status::internal;
 }
 

@@ -31,11 +31,11 @@ class CudaQueue final : public CommandQueue, CudaContext {
   uint32_t* counters(size_t count) override;
   CublasLt* cublaslt() override { return device_.cublaslt(); }
   int32_t* fault_word() override { return faults_ + call_.op; }
-  bool overlaps() const override { return overlaps_; }
+  bool overlaps() override { return guard_.overlaps(); }
 
   // A point of the stream that somebody waits for, or bytes on their way to the host.
   struct Point {
-    cudaEvent_t event;
+    cudaEvent_t event;                     // null: reached already
     uint64_t ticket;                       // reported when reached, unless 0
     Failure failure;                       // found before the point
     std::shared_ptr<octet::Event> mark;    // set when reached, unless null
@@ -59,7 +59,11 @@ class CudaQueue final : public CommandQueue, CudaContext {
   void fail(Status status, int32_t op);
   // Whether the driver gave this context up: an earlier kernel faulted, and nothing runs any more. Not inside a capture.
   bool is_lost();
+  // Marks the stream's end in *event; where no event is to be had it waits for that end instead, and *event is null. False on an error.
+  bool record_end(cudaEvent_t* event);
   void reap();
+  // Ends the reaper and gives everything back.
+  void close();
   void hand_over(Point point);
 
   // Events and pinned blocks (a copy of the fault words, or a small read) go round: making one costs more than a launch.
@@ -76,12 +80,12 @@ class CudaQueue final : public CommandQueue, CudaContext {
   std::vector<uint8_t*> spare_pinned_;
   cudaStream_t stream_ = nullptr;
   OpCall call_;
-  RecentOperands recent_;
-  bool overlaps_ = true;                   // of the call being launched
+  OverlapGuard guard_;
   Failure failure_;
   std::atomic<bool> lost_{false};
   int32_t* faults_ = nullptr;              // one word per op, on the device
   struct Block { void* data; size_t bytes; };
+  Block reserve(size_t bytes) const;
   Block workspace_{}, counters_{};
   FileStage files_;
   std::vector<void*> retired_;             // outgrown blocks that graphs may still use
