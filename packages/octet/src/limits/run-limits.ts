@@ -1,10 +1,10 @@
-/** What a device does at its edges: `octet verify --limits DIR`. Leaks, refusals, batches and prompts of many sizes, and last a fault. */
+/** What a device does at its edges: `octet verify --limits DIR`. Leaks, refusals, the order of ops, batches and prompts of many sizes, and last a fault. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { OctetError } from '@octet-llm/core'
 import { Tensor, describeBackends, fill, openDevice, type Device } from '@octet-llm/kernels'
-import { writeAstray } from '@octet-llm/kernels/contracts'
+import { runSequences, writeAstray } from '@octet-llm/kernels/contracts'
 import { loadModel, type LoadModelOptions } from '../load-model.js'
 import { randomModel } from '../random-model.js'
 
@@ -18,6 +18,8 @@ export interface LimitOptions {
   readonly batches?: readonly number[]
   /** Default 1 to 8192. */
   readonly prompts?: readonly number[]
+  /** Runs of every sequence of ops without a synchronisation. Default 400. */
+  readonly repeats?: number
   readonly signal?: AbortSignal
   readonly onCheck?: (name: string, fault: string | null) => void
 }
@@ -55,6 +57,18 @@ export async function runLimits(options: LimitOptions): Promise<{ checks: number
   await check(`${cycles} loads leave no memory behind`, () => cycle(options, cycles))
   await check('a tensor that cannot fit is refused with its bytes', () => withDevice(options, (device) => refusal(device, () => Tensor.empty([2 ** 44], { dtype: 'u8', device }), 2 ** 44)))
   await check('a cache that cannot fit is refused with its bytes', () => hugeCache(options))
+  await withDevice(options, async (device) => {
+    const result = await runSequences(device, {
+      repeats: options.repeats,
+      onCheck: (name, fault) => {
+        options.signal?.throwIfAborted()
+        options.onCheck?.(name, fault)
+      },
+    })
+    checks += result.checks
+    failures.push(...result.failures)
+    return null
+  })
   for (const form of FORMS) await sizes(form, options, check)
   if (options.device !== 'cpu') await check('after a fault everything is DEVICE_LOST', () => withDevice(options, lost))
   return { checks, failures }
