@@ -6,7 +6,7 @@ export function cudaUnavailable(): string | null {
   try {
     const { levels, reason } = cudaRuntime().native.describe()
     if (levels.length === 0) return reason ?? 'no device was found'
-    return levels.some((level) => level.supported) ? null : 'no device has compute capability 8.0 or higher'
+    return levels.some((level) => level.supported) ? null : `the CUDA binary has no machine code for ${levels.map(({ name }) => name).join(' or ')}`
   } catch (error) {
     if (!OctetError.is(error)) throw error
     return error.code === 'NATIVE_NOT_FOUND' ? 'the CUDA binary is not built or installed' : error.message

@@ -41,7 +41,7 @@ export function addVerify(program: Command, context: Context): void {
     .addOption(new Option('--threads <N>', 'CPU threads').argParser(wholeNumber(1, 1024)))
     .addOption(new Option('--jobs <N>', 'threads that share the table of a GPU (default: the cores, at most 16)').argParser(wholeNumber(1, 256)))
     .addOption(new Option('--goldens <DIR>', "instead of the table: what Hugging Face's libraries computed, as in this repository's fixtures; --filter takes a model's name"))
-    .addOption(new Option('--limits <MODEL>', 'instead of the table: leaks over 20 loads of this checkpoint, requests that cannot fit, batches 1 to 256, prompts 1 to 8192, a fault').conflicts('goldens'))
+    .addOption(new Option('--limits <MODEL>', 'instead of the table: leaks over 20 loads of this checkpoint, requests that cannot fit, ops that read early what the op before wrote, batches 1 to 256, prompts 1 to 8192, a fault').conflicts('goldens'))
     .action((flags: VerifyFlags) => {
       if (flags.goldens !== undefined) return verifyGoldens(flags.goldens, flags, context)
       return flags.limits === undefined ? verify(flags, context) : verifyLimits(flags.limits, flags, context)
