@@ -52,6 +52,12 @@ describe('worker threads', () => {
   })
 })
 
+it('60 terminations of worker threads while completions arrive leave the process alone', { timeout: DEADLINE + 5000 }, async () => {
+  const { code, signal, out, err } = await child('terminate.mjs', ['60', './chatty-worker.mjs'])
+  expect({ code, signal, err }).toEqual({ code: 0, signal: null, err: '' })
+  expect((JSON.parse(out) as { busy: number }).busy).toBe(60)
+})
+
 describe('a process', () => {
   it.each([
     ['exit', 0, null],

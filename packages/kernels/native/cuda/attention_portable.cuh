@@ -23,7 +23,7 @@ struct KeySpan {
 // Source: device struct with KeySpan span(int64_t row, Place*), offsets k_at / v_at(place, head, key) in elements (-1: bad
 // index), k(), v() base pointers of type C, and masked(place, key).
 template <class Source, class X, class Y>
-__global__ void __launch_bounds__(kAttentionThreads) attention_rows(Rows<const X> q, Rows<Y> out, Source source, AttentionShape s, int32_t* fault) {
+__global__ void __launch_bounds__(kAttentionThreads, 4) attention_rows(Rows<const X> q, Rows<Y> out, Source source, AttentionShape s, int32_t* fault) {
   using C = typename Source::Cache;
   __shared__ float qs[256], scores[kKeysPerChunk], slots[kAttentionThreads / 32];
   const int64_t row = blockIdx.y + static_cast<int64_t>(blockIdx.z) * gridDim.y;

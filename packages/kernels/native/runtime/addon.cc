@@ -110,15 +110,22 @@ void Addon::drain(Napi::Env env) {
   }
   if (batch.empty() || on_complete_.IsEmpty()) return;
   const Napi::HandleScope scope(env);
-  auto values = Napi::Float64Array::New(env, batch.size() * 4);
-  double* v = values.Data();
+  // Not by Napi's wrappers: a thread that is being terminated runs no JavaScript any more and refuses each of these calls, over
+  // which they would end the process. Nobody waits for the completions then.
+  double* v = nullptr;
+  napi_value buffer, values, self;
+  const size_t count = batch.size() * 4;
+  if (napi_create_arraybuffer(env, count * sizeof(double), reinterpret_cast<void**>(&v), &buffer) != napi_ok ||
+      napi_create_typedarray(env, napi_float64_array, count, buffer, 0, &values) != napi_ok || napi_get_undefined(env, &self) != napi_ok) {
+    return;
+  }
   for (const Completion& c : batch) {
     *v++ = static_cast<double>(c.ticket);
     *v++ = static_cast<double>(c.failure.status);
     *v++ = c.failure.op;
     *v++ = static_cast<double>(c.failure.sequence);
   }
-  on_complete_.Call({values});
+  napi_call_function(env, self, on_complete_.Value(), 1, &values, nullptr);
 }
 
 void Addon::OnComplete(const Napi::CallbackInfo& info) { on_complete_ = Napi::Persistent(info[0].As<Napi::Function>()); }

@@ -1,8 +1,9 @@
-// Starts workers, each with a device in the middle of long ops, and terminates them at odd moments. Prints one JSON line.
+// Starts workers, each with a device in the middle of long ops (or of what another file does), and terminates them at odd moments.
+// Prints one JSON line.  node terminate.mjs ROUNDS [WORKER]
 import { Worker } from 'node:worker_threads'
 
 const rounds = Number(process.argv[2])
-const worker = new URL('./busy-worker.mjs', import.meta.url)
+const worker = new URL(process.argv[3] ?? './busy-worker.mjs', import.meta.url)
 const threadsBefore = await threadCount()
 let busy = 0
 for (let i = 0; i < rounds; i++) {
