@@ -5,10 +5,11 @@
 // Values   coordinate descent (QuantEase, Behdin et al. 2023): column after column of a window of S channels, a row's code
 //          becomes the nearest to x + sum_{j != i} H[i,j] E[j] / H[i,i], which is the best while the others stay. It changes
 //          only if it then lies strictly nearer, so no pass adds error; a sum of 0, a channel without input (H[i,i] = 0) and
-//          whatever is not finite change nothing. float32, products and sums rounded apart and in the order of j: the same
-//          bits on every level. Ends after a pass without a change
+//          whatever is not finite change nothing. float32, products and sums rounded apart: first the j outside of i's block of
+//          kColumns columns, then those in it, each in order, so the same bits on every level. Ends after a pass without a change
 // Cost     passes * N * K * S multiplications and additions
 // Layout   kRows rows side by side in vectors: a moment is broadcast to all, their errors [S, kRows] stay in the second cache
+//          and are loaded once a block
 #include "scales.h"
 
 namespace octet::cpu::OCTET_LEVEL {
@@ -16,7 +17,8 @@ namespace octet::cpu::OCTET_LEVEL {
 namespace {
 constexpr int64_t kRows = 64;
 constexpr int64_t kPart = 128;  // columns staged at once
-constexpr int kVectors = 4;       // sums at once: enough to hide an addition's latency
+constexpr int64_t kColumns = 4;
+constexpr int kVectors = kLanes >= 16 ? 4 : 2;  // of rows, by kColumns: as many sums as there are registers for
 constexpr int64_t kGroup = kVectors * kLanes;
 static_assert(kRows % kGroup == 0);
 
@@ -49,51 +51,60 @@ struct Compensator {
     }
     for (int64_t pass = 0; pass < call.i(1) && !ctx.cancelled(); ++pass) {
       bool changed = false;
-      alignas(64) float scale[kRows] = {}, inverse[kRows] = {};
-      for (int64_t i = 0; i < n; ++i) {
-        if (i == 0 || (column + i) % b.width == 0) {
-          for (int64_t r = 0; r < rows; ++r) {
-            scale[r] = scale_of(row + r, column + i);
-            inverse[r] = 1.0f / scale[r];
-          }
-        }
-        const float* const h = moments.as<const float>() + (column + i) * moments.row_stride;
-        if (!(h[i] > 0)) continue;
-        for (int64_t g = 0; g < rows; g += kGroup) changed |= column_of(h, i, n, w + g, q + g, e + g, scale + g, inverse + g, row + g, column + i, min_of(rows - g, kGroup));
+      for (int64_t i = 0; i < n; i += kColumns) {
+        for (int64_t g = 0; g < rows; g += kGroup) changed |= block(i, min_of(kColumns, n - i), n, w + g, q + g, e + g, row + g, column, min_of(rows - g, kGroup));
       }
       if (!changed) break;
     }
   }
 
-  // Column i of kGroup rows. Whether any code changed.
-  bool column_of(const float* h, int64_t i, int64_t n, const float* w, float* q, float* e, const float* scale, const float* inverse, int64_t row, int64_t column, int64_t rows) const {
-    F32 sum[kVectors] = {};
+  // Columns i.. of kGroup rows. Whether any code changed.
+  bool block(int64_t i, int64_t count, int64_t n, const float* w, float* q, float* e, int64_t row, int64_t column, int64_t rows) const {
+    const float* h[kColumns];
+    for (int64_t c = 0; c < kColumns; ++c) h[c] = moments.as<const float>() + (column + i + min_of(c, count - 1)) * moments.row_stride;
+    F32 sums[kColumns][kVectors] = {};
     const auto add = [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
-        const F32 m = set1(h[j]);
-        for (int v = 0; v < kVectors; ++v) sum[v] = sum[v] + m * load(e + j * kRows + v * kLanes);
+        F32 error[kVectors];
+        for (int v = 0; v < kVectors; ++v) error[v] = load(e + j * kRows + v * kLanes);
+        for (int64_t c = 0; c < kColumns; ++c) {
+          const F32 m = set1(h[c][j]);
+          for (int v = 0; v < kVectors; ++v) sums[c][v] = sums[c][v] + m * error[v];
+        }
       }
     };
     add(0, i);
-    add(i + 1, n);
-    const F32 own = set1(h[i]);
+    add(i + count, n);
     bool changed = false;
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t at = i * kRows + v * kLanes;
-      const F32 value = load(w + at), code = load(q + at), s = load(scale + v * kLanes);
-      const F32 target = value + sum[v] / own;
-      const F32 next = widen_e4m3(narrow_e4m3(target * load(inverse + v * kLanes)));
-      const I32 better = (abs(target - next * s) < abs(target - code * s)) & (sum[v] != zero());
-      if (!any(better)) continue;
-      changed = true;
-      const F32 chosen = select(better, next, code);
-      store(q + at, chosen);
-      store(e + at, value - chosen * s);
-      for (int64_t l = 0; l < kLanes && v * kLanes + l < rows; ++l) {
-        if (better[l] != 0) store_one(data.as<e4m3>() + (row + v * kLanes + l) * data.row_stride + column, chosen[l]);
+    for (int64_t c = 0; c < count; ++c) {
+      if (!(h[c][i + c] > 0)) continue;
+      alignas(64) float scale[kGroup] = {};
+      for (int64_t r = 0; r < rows; ++r) scale[r] = scale_of(row + r, column + i + c);
+      for (int v = 0; v < kVectors; ++v) {
+        F32 sum = sums[c][v];
+        for (int64_t j = i; j < i + count; ++j) {
+          if (j != i + c) sum = sum + set1(h[c][j]) * load(e + j * kRows + v * kLanes);
+        }
+        const int64_t at = (i + c) * kRows + v * kLanes;
+        changed |= settle(sum / set1(h[c][i + c]), load(scale + v * kLanes), w + at, q + at, e + at, row + v * kLanes, column + i + c, rows - v * kLanes);
       }
     }
     return changed;
+  }
+
+  // One code of each of a vector's rows. correction: of its value by the other errors. Whether any code changed.
+  bool settle(F32 correction, F32 scale, const float* w, float* q, float* e, int64_t row, int64_t column, int64_t rows) const {
+    const F32 value = load(w), code = load(q), target = value + correction;
+    const F32 next = widen_e4m3(narrow_e4m3(target * (set1(1.0f) / scale)));
+    const I32 better = (abs(target - next * scale) < abs(target - code * scale)) & (correction != zero());
+    if (!any(better)) return false;
+    const F32 chosen = select(better, next, code);
+    store(q, chosen);
+    store(e, value - chosen * scale);
+    for (int64_t l = 0; l < min_of<int64_t>(kLanes, rows); ++l) {
+      if (better[l] != 0) store_one(data.as<e4m3>() + (row + l) * data.row_stride + column, chosen[l]);
+    }
+    return true;
   }
 
   static bool any(I32 mask) {

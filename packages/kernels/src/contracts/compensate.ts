@@ -38,6 +38,8 @@ function momentsOf({ K, S, inputs }: Axes, random: Random): HostTensor {
 }
 
 const { fround } = Math
+/** Columns whose sums are taken together. */
+const COLUMNS = 4
 
 /** The descent of native/cpu/compensate.cc in the same float32 operations. */
 function reference(x: HostTensor, moments: HostTensor, codes: Float64Array, scales: HostTensor, { granularity, N, K, S, passes }: Axes): Float64Array {
@@ -54,11 +56,18 @@ function reference(x: HostTensor, moments: HostTensor, codes: Float64Array, scal
           const h = moments.values.subarray((begin + i) * S, (begin + i) * S + n)
           if (!(h[i]! > 0)) continue
           let sum = 0
-          for (let j = 0; j < n; j++) if (j !== i) sum = fround(sum + fround(h[j]! * e[j]!))
-          const target = fround(x.values[at(i)]! + fround(sum / h[i]!))
+          const add = (from: number, to: number): void => {
+            for (let j = from; j < to; j++) if (j !== i) sum = fround(sum + fround(h[j]! * e[j]!))
+          }
+          const first = i - (i % COLUMNS)
+          add(0, first)
+          add(first + COLUMNS, n)
+          add(first, Math.min(first + COLUMNS, n))
+          const correction = fround(sum / h[i]!)
+          const target = fround(x.values[at(i)]! + correction)
           const next = roundTo('e4m3', fround(target * fround(1 / scale[i]!)))
           const distance = (code: number): number => Math.abs(fround(target - fround(code * scale[i]!)))
-          if (sum === 0 || !(distance(next) < distance(q[at(i)]!))) continue
+          if (correction === 0 || !(distance(next) < distance(q[at(i)]!))) continue
           q[at(i)] = next
           e[i] = fround(x.values[at(i)]! - fround(next * scale[i]!))
         }

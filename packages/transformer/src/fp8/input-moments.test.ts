@@ -11,17 +11,17 @@ afterAll(() => device.dispose())
 
 const wave = (rows: number, cols: number): Tensor => Tensor.from(Float32Array.from({ length: rows * cols }, (_, i) => Math.sin(i * 12.9898)), { shape: [rows, cols], dtype: 'f32', device })
 
-it('sums up every batch of a projection, in windows of 512 channels', async () => {
+it('sums up every batch of a projection, in windows of 1024 channels', async () => {
   const moments = new InputMoments(device)
-  const parts = [wave(3, 700), wave(9, 700)]
+  const parts = [wave(3, 1200), wave(9, 1200)]
   for (const x of parts) moments.add('layers.0.mlp.fc2', x)
-  const sums = await moments.of('layers.0.mlp.fc2', 700).toFloat32Array()
+  const sums = await moments.of('layers.0.mlp.fc2', 1200).toFloat32Array()
   const values = await Promise.all(parts.map((x) => x.toFloat32Array()))
-  const product = (k: number, j: number): number => values.reduce((sum, x) => sum + Array.from({ length: x.length / 700 }, (_, t) => x[t * 700 + k]! * x[t * 700 + j]!).reduce((a, b) => a + b, 0), 0)
-  for (const [k, j] of [[0, 0], [3, 511], [511, 3], [512, 699], [699, 600]] as const) expect(sums[k * 512 + (j % 512)]).toBeCloseTo(product(k, j), 4)
+  const product = (k: number, j: number): number => values.reduce((sum, x) => sum + Array.from({ length: x.length / 1200 }, (_, t) => x[t * 1200 + k]! * x[t * 1200 + j]!).reduce((a, b) => a + b, 0), 0)
+  for (const [k, j] of [[0, 0], [3, 1023], [1023, 3], [1024, 1199], [1199, 1100]] as const) expect(sums[k * 1024 + (j % 1024)]).toBeCloseTo(product(k, j), 4)
   // No channel follows the last.
-  expect([...sums.subarray(600 * 512 + 188, 601 * 512)].every((v) => v === 0)).toBe(true)
-  expect(moments.byteLength).toBe(700 * 512 * 4)
+  expect([...sums.subarray(1100 * 1024 + 176, 1101 * 1024)].every((v) => v === 0)).toBe(true)
+  expect(moments.byteLength).toBe(1200 * 1024 * 4)
   moments.dispose()
   expect(moments.byteLength).toBe(0)
 })

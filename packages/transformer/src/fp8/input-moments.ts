@@ -1,8 +1,8 @@
 import { OctetError } from '@octet-llm/core'
 import { gram, keep, Tensor, type Device } from '@octet-llm/kernels'
 
-/** Channels whose moments are kept together: bounds memory to 2 KiB a channel, and the time that compensation takes. */
-const WINDOW = 512
+/** Channels whose moments are kept together: bounds memory to 4 KiB a channel, and the time that compensation takes. */
+const WINDOW = 1024
 
 /**
  * Second moments of what goes into every projection, which `calibrate` sums up where it is given one: they tell which errors of a
