@@ -7,7 +7,8 @@ const AXES = { x: ACTIVATIONS, N: [0, 1, 5, 127, 128, 129, 300], K: [1, 3, 4, 16
 
 /**
  * A sum of N products and the initial value in float32, in any order: at most N + 2 roundings of partial sums, each of at most
- * the sum of magnitudes, and an underflow a product.
+ * the sum of magnitudes, and an underflow a product. A row is mostly its square, 128 growing partial sums that err by a third of
+ * their size's unit each: 4 units, four times which no row of the table may pass.
  */
 function* cases(): Generator<ContractCase> {
   let index = 0
@@ -41,7 +42,7 @@ function* cases(): Generator<ContractCase> {
           inputs: { x: { host: x, placement: at.placement } },
           outputs: { out: { dtype: 'f32', shape: [K, S], initial, placement: at.placement } },
           call: (t) => void op({ x: t.x!, out: t.out! }),
-          expected: () => ({ out: { values: expected, error, ...rms(at.values, 8) } }),
+          expected: () => ({ out: { values: expected, error, ...rms(at.values, 16) } }),
         }
       },
     }

@@ -10,6 +10,7 @@ import type { Run } from './contract.js'
 import { runAlone } from './execute.js'
 import { filterOf, matches } from './filter.js'
 import { Random, ints, values } from './host.js'
+import { runTable } from './runner.js'
 
 let device: Device
 beforeAll(async () => {
@@ -155,5 +156,17 @@ describe('filters', () => {
     expect(matches('H=', 'rope', 'D=15')).toBe(false)
     expect(matches(undefined, 'rope', 'D=15')).toBe(true)
     expect(matches('', 'rope', '')).toBe(true)
+  })
+})
+
+describe('support', () => {
+  it('prints the reason of a gap that the manifest has, and fails on a kernel that is missing without one', async () => {
+    const printed: string[] = []
+    const gpu = { kind: 'cuda', name: 'cuda:0', isa: 'sm_90', kernels: () => ({ compensate: 'none', fill: 'none', cast: 'portable' }) } as unknown as Device
+    const run = (filter: string) => runTable({ device: gpu, mode: 'support', filter, print: (line) => printed.push(line) })
+    expect(await run('compensate')).toMatchObject({ passed: 0, failed: 0 })
+    expect(printed.at(-1)).toMatch(/^ {19}part of calibration, which runs on the CPU/)
+    expect(await run('fill')).toMatchObject({ passed: 0, failed: 1 })
+    expect(await run('cast')).toMatchObject({ passed: 1, failed: 0 })
   })
 })

@@ -1,6 +1,7 @@
 /** Walks the table on devices: the one runner behind the tests, `octet verify` and the benchmarks. */
 import { OctetError } from '@octet-llm/core'
 import { openDevice, type Device } from '../device.js'
+import { MANIFEST } from '../manifest.js'
 import type { ContractCase, Expected, OpContract, Run } from './contract.js'
 import { runAlone, settle, start, type Pending } from './execute.js'
 import { matches } from './filter.js'
@@ -168,14 +169,17 @@ async function runGrad(devices: readonly Device[], tally: Tally): Promise<void> 
   }
 }
 
-/** One line per op: the kernel each device has for it. A missing one is a failure of the manifest. */
+/** One line per op: the kernel each device has for it, or why it has none. One that is missing without a reason is a failure. */
 function support(devices: readonly Device[], tally: Tally): void {
   for (const contract of CONTRACTS) {
     if (!matches(tally.options.filter, contract.op, '')) continue
     for (const device of devices) {
       const variant = device.kernels()[contract.op]
       tally.options.print?.(`${contract.op.padEnd(18)} ${labelOf(device).padEnd(16)} ${variant.padEnd(12)} ${contract.signature}`)
-      tally.add(contract.op, '', device, variant === 'none' ? 'has no kernel' : null)
+      const row = MANIFEST[device.kind][contract.op]
+      if (variant !== 'none') tally.add(contract.op, '', device, null)
+      else if ('gap' in row) tally.options.print?.(`${' '.repeat(19)}${row.gap}`)
+      else tally.add(contract.op, '', device, 'has no kernel')
     }
   }
 }

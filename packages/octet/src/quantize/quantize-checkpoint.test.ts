@@ -152,9 +152,15 @@ describe('quantizeCheckpoint', () => {
     const output = join(parent, 'out')
     const reason = new Error('enough')
     const before = device.memoryStats().allocatedBytes
-    for (const phase of ['load', 'calibrate', 'save']) {
+    for (const phase of ['load', 'calibrate', 'quantize', 'save']) {
       const controller = new AbortController()
-      await expect(quantizeCheckpoint(GEMMA, output, { device, calibrate: text, rowLength: 32, signal: controller.signal, onProgress: (each) => each.phase === phase && controller.abort(reason) })).rejects.toBe(reason)
+      let calibrated = false
+      const onProgress = (each: QuantizeProgress): void => {
+        calibrated ||= each.phase === 'calibrate'
+        // Weights are quantized by the load that follows the calibration.
+        if (each.phase === phase || (phase === 'quantize' && calibrated && each.phase === 'load')) controller.abort(reason)
+      }
+      await expect(quantizeCheckpoint(GEMMA, output, { device, calibrate: text, rowLength: 32, signal: controller.signal, onProgress })).rejects.toBe(reason)
       expect(await readdir(parent)).toEqual([])
     }
     await expect(quantizeCheckpoint(GEMMA, output, { device, adapter: fixture('lora-fairy-llama') })).rejects.toMatchObject({ code: 'CHECKPOINT_MISMATCH' })

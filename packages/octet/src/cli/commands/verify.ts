@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import { type Command, Option } from 'commander'
 import { OctetError } from '@octet-llm/core'
-import { MANIFEST, describeBackends, listLevels, measureReadBandwidth, openDevice, type Device, type Isa } from '@octet-llm/kernels'
+import { MANIFEST, describeBackends, listLevels, measureReadBandwidth, openDevice, type Device, type Isa, type OpName } from '@octet-llm/kernels'
 import { CONTRACTS, countCases, mergeResults, runTable, unreached, type CaseResult, type TableMode, type TableResult } from '@octet-llm/kernels/contracts'
 import { runGoldens } from '../../goldens/run-goldens.js'
 import { runLimits } from '../../limits/run-limits.js'
@@ -180,13 +180,14 @@ async function report(result: TableResult, lines: readonly string[], flags: Veri
   const onGpu = flags.device.startsWith('cuda') && Object.keys(ops).length > 0
   const missed = onGpu ? missedVariants(result, flags) : []
   const failed = result.failed + missed.length
+  const ran = Object.fromEntries(Object.entries(ops).filter(([op]) => !('gap' in MANIFEST.cuda[op as OpName])))
   if (json) {
     await output.json({ mode: flags.mode, devices: devices.map(({ name, isa, threads }) => ({ name, isa, threads })), passed, failed, skipped, failures, ops, missed, lines })
   } else {
     if (onGpu) for (const line of summary(result)) await output.write(`${line}\n`)
     for (const each of missed) await output.write(`FAIL ${each}: no case reaches this kernel\n`)
     await output.write(`${passed} passed, ${failed} failed, ${skipped} skipped\n`)
-    if (onGpu) await output.write(`CUDA: ${total(ops, (op) => op.cases)} cases, ${total(ops, (op) => Object.keys(op.variants).length)} variants, ${failed} failed\n`)
+    if (onGpu) await output.write(`CUDA: ${total(ran, (op) => op.cases)} cases, ${total(ops, (op) => Object.keys(op.variants).length)} variants, ${failed} failed\n`)
   }
   if (passed + failed + skipped === 0 && flags.mode !== 'grad') {
     throw new OctetError('INVALID_ARGUMENT', { op: 'verify', argument: '--filter', expected: 'words of at least one case', received: flags.filter ?? flags.op ?? 'none', hint: 'see octet verify --mode support for the ops' })
@@ -214,8 +215,12 @@ function* summary({ ops }: TableResult): Generator<string> {
   for (const { op } of CONTRACTS) {
     const tally = ops[op]
     if (tally === undefined) continue
-    yield `${op.padEnd(18)} ${String(tally.cases).padStart(6)} cases, ${tally.failed} failed`
     const row = MANIFEST.cuda[op]
+    if ('gap' in row) {
+      yield `${op.padEnd(18)} ${String(tally.cases).padStart(6)} cases, not run: ${row.gap}`
+      continue
+    }
+    yield `${op.padEnd(18)} ${String(tally.cases).padStart(6)} cases, ${tally.failed} failed`
     for (const [variant, cases] of Object.entries(tally.variants)) {
       const asks = 'variants' in row ? (row.variants[variant] ?? '') : ''
       yield `  ${variant.padEnd(18)} ${String(cases).padStart(4)} cases${cases < tally.cases ? `, refuses ${tally.cases - cases}: asks for ${asks}` : ''}`
