@@ -26,7 +26,7 @@ Status launch_decode_attention(const OpCall& call, CudaContext& ctx) {
 
 bool fits_prefill_attention(const OpCall& call, const DeviceInfo& device) {
   const AttentionArgs a = attention_args(call);
-  return device.arch == 90 && attention_sm90_fits(a) && a.max_q > 0 && (a.max_q / 128 + 1) * a.sequences * a.heads <= INT32_MAX / 2;
+  return device.arch == 90 && attention_sm90_fits(a) && a.max_q > 0 && a.sequences > 0 && (a.max_q / 128 + 1) * a.sequences * a.heads <= INT32_MAX / 2;
 }
 Status launch_prefill_attention(const OpCall& call, CudaContext& ctx) {
   const AttentionArgs a = attention_args(call);

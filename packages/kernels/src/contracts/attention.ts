@@ -72,7 +72,7 @@ interface Axes {
   /** Default: every tensor is a slice with gaps. `plain`: as models have them, what the fast kernels ask for. */
   readonly placement?: 'plain'
   /** Default: the op's own. `tight`: the longest lengths, as a model's step gives them. */
-  readonly bounds?: 'tight'
+  readonly bounds?: 'tight' | undefined
 }
 
 function build(random: Random, at: Axes): Run {
@@ -144,6 +144,9 @@ function* cases(): Generator<ContractCase> {
     yield { name, quick: work < MOST_WORK.quick && sampled(index++, 12), make: (random) => build(random, { ...at, heads, lengths }) }
   }
   yield* fast()
+  for (const [form, at] of Object.entries({ portable: PLAIN, fast: FAST })) {
+    yield { name: `form=${form} sequences=0 padding=3`, quick: true, make: (random) => build(random, { ...at, lengths: [], padding: 3, bounds: undefined }) }
+  }
   yield* broken()
 }
 
