@@ -44,7 +44,7 @@ template <class T, int G, int A, int B, bool kBlocked = false> void run(int M, i
   GemvArgs a{}; a.x = (const uint8_t*)x; a.w_pitch = a.x_pitch = K * (int64_t)sizeof(T); a.m = M; a.n = N; a.k_bytes = K * sizeof(T);
   a.w_scale = ws; a.x_scale = xs; a.w_scale_stride = a.x_scale_stride = 1; a.out = Epilogue{nullptr, nullptr, y, N, false, f32};
   cudaStream_t st; CK(cudaStreamCreate(&st));
-  const auto launch = [&](int i) { GemvArgs b = a; b.w = (const uint8_t*)w[i % copies]; if (launch_on(st, true, kernel, dim3(std::min((N + 8 * G - 1) / (8 * G), sms * B)), 256, 0, b) != octet::Status::ok) { printf("launch\n"); exit(1); } };
+  const auto launch = [&](int i) { GemvArgs b = a; b.w = (const uint8_t*)w[i % copies]; if (launch_on(st, {true}, kernel, dim3(std::min((N + 8 * G - 1) / (8 * G), sms * B)), 256, 0, b) != octet::Status::ok) { printf("launch\n"); exit(1); } };
   reference<T, kBlocked><<<((int64_t)M * N + 7) / 8, 256>>>(w[0], x, ws, xs, yr, M, N, K); CK(cudaDeviceSynchronize());
   const int64_t count = (int64_t)M * N; std::vector<uint8_t> h(count * (f32 ? 4 : 2)), h2(h.size()); std::vector<double> hr(count);
   launch(0); CK(cudaStreamSynchronize(st)); CK(cudaMemcpy(h.data(), y, h.size(), cudaMemcpyDeviceToHost)); CK(cudaMemcpy(hr.data(), yr, count * 8, cudaMemcpyDeviceToHost));

@@ -180,7 +180,7 @@ describe('the manifest', () => {
         expect([op, op === 'readFile' ? ['pinned_staging'] : variants[i]]).toEqual([op, 'variants' in row ? Object.keys(row.variants) : []])
       })
     }
-    expect(Object.keys((MANIFEST.cuda.attention as { variants: object }).variants)).toEqual(['decode_sm90', 'prefill_sm90', 'portable'])
+    expect(Object.keys((MANIFEST.cuda.attention as { variants: object }).variants)).toEqual(['decode_cluster_sm90', 'decode_sm90', 'prefill_sm90', 'portable'])
   })
 })
 

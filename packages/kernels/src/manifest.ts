@@ -33,6 +33,7 @@ const CUDA_VARIANTS: Readonly<Partial<Record<OpName, Readonly<Record<string, str
   gatedActivation: { cluster_sm90: 'sm_90, e4m3 out, at most 128 rows of 32768, rows on 16 bytes', portable: '' },
   ropeKvAppend: { wide: 'bf16 qkv and qOut, bf16 or e4m3 cache, D a multiple of 16, turned by halves, no norms, rows on 16 bytes', portable: '' },
   attention: {
+    decode_cluster_sm90: `as decode_sm90, at most an eighth as many pairs of a sequence and a KV head as multiprocessors`,
     decode_sm90: `sm_90, one new token a sequence, at most 8 query heads a KV head and 1024 sequences, ${ATTENTION}`,
     prefill_sm90: `sm_90, ${ATTENTION}`,
     portable: '',

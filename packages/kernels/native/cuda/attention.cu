@@ -10,6 +10,8 @@ namespace octet::cuda {
 
 Status launch_decode_bf16_cache(const AttentionArgs&, CudaContext&);
 Status launch_decode_e4m3_cache(const AttentionArgs&, CudaContext&);
+Status launch_cluster_bf16_cache(const AttentionArgs&, CudaContext&);
+Status launch_cluster_e4m3_cache(const AttentionArgs&, CudaContext&);
 Status launch_prefill_bf16_cache(const AttentionArgs&, CudaContext&);
 Status launch_prefill_e4m3_cache(const AttentionArgs&, CudaContext&);
 
@@ -24,6 +26,17 @@ Status launch_decode_attention(const OpCall& call, CudaContext& ctx) {
   return a.k->dtype == DType::bf16 ? launch_decode_bf16_cache(a, ctx) : launch_decode_e4m3_cache(a, ctx);
 }
 
+// So few rows and heads that a cluster of eight blocks for each leaves multiprocessors idle.
+bool fits_cluster_attention(const OpCall& call, const DeviceInfo& device) {
+  const AttentionArgs a = attention_args(call);
+  return a.sequences * a.kv_heads * 8 <= device.sms && fits_decode_attention(call, device);
+}
+Status launch_cluster_attention(const OpCall& call, CudaContext& ctx) {
+  const AttentionArgs a = attention_args(call);
+  if (a.tokens == 0) return Status::ok;
+  return a.k->dtype == DType::bf16 ? launch_cluster_bf16_cache(a, ctx) : launch_cluster_e4m3_cache(a, ctx);
+}
+
 bool fits_prefill_attention(const OpCall& call, const DeviceInfo& device) {
   const AttentionArgs a = attention_args(call);
   return device.arch == 90 && attention_sm90_fits(a) && a.max_q > 0 && a.sequences > 0 && (a.max_q / 128 + 1) * a.sequences * a.heads <= INT32_MAX / 2;
@@ -35,6 +48,7 @@ Status launch_prefill_attention(const OpCall& call, CudaContext& ctx) {
 }
 
 static const Variant kRows[] = {
+    {"decode_cluster_sm90", kSm90, fits_cluster_attention, launch_cluster_attention},
     {"decode_sm90", kSm90, fits_decode_attention, launch_decode_attention},
     {"prefill_sm90", kSm90, fits_prefill_attention, launch_prefill_attention},
     {"portable", kAnyArch, always, launch_attention_portable},

@@ -1,6 +1,6 @@
 // Launcher of attention_decode for one cache type and head dimension.
 #pragma once
-#include "attention_decode_sm90.cuh"
+#include "attention_cluster_sm90.cuh"
 #include "attention_sm90.h"
 #include "launch.cuh"
 
@@ -14,14 +14,8 @@ inline int shortest_chunk(const AttentionArgs& a, CudaContext& ctx) {
   return chunk;
 }
 
-template <class T, int D, int kMost> Status launch_decode_with(const AttentionArgs& a, CudaContext& ctx) {
-  using namespace sm90;
-  using S = AttnShape<T, D, kMost>;
-  const auto kernel = attention_decode<T, D, kMost>;
-  static OncePerDevice ready;
-  CUtensorMap kmap, vmap;
-  if (!allow_shared(ready, ctx, kernel, S::kSmem) || !encode_caches(a, S::kSpan, kTileTokens, &kmap, &vmap)) return Status::internal;
-  AttentionDecodeArgs d{};
+inline sm90::AttentionDecodeArgs decode_args(const AttentionArgs& a, CudaContext& ctx) {
+  sm90::AttentionDecodeArgs d{};
   d.q = a.q->as<const __nv_bfloat16>();
   d.out = a.out->as<__nv_bfloat16>();
   d.ldq = a.q->row_stride;
@@ -40,11 +34,22 @@ template <class T, int D, int kMost> Status launch_decode_with(const AttentionAr
   d.window = static_cast<int>(a.window);
   d.scale = a.scale;
   d.softcap = a.softcap;
+  d.bounds = attention_bounds(a, ctx);
+  if (a.max_kv < d.bounds.capacity) d.bounds.capacity = static_cast<int>(a.max_kv);
+  return d;
+}
+
+template <class T, int D, int kMost> Status launch_decode_with(const AttentionArgs& a, CudaContext& ctx) {
+  using namespace sm90;
+  using S = AttnShape<T, D, kMost>;
+  const auto kernel = attention_decode<T, D, kMost>;
+  static OncePerDevice ready;
+  CUtensorMap kmap, vmap;
+  if (!allow_shared(ready, ctx, kernel, S::kSmem) || !encode_caches(a, S::kSpan, kTileTokens, &kmap, &vmap)) return Status::internal;
+  AttentionDecodeArgs d = decode_args(a, ctx);
   d.chunk = shortest_chunk(a, ctx);
   const int64_t most = (a.max_kv + d.chunk - 1) / d.chunk, least = (a.max_kv + kChunk - 1) / kChunk;
   d.max_chunks = static_cast<int>(most > 64 ? (least > 64 ? least : 64) : most);
-  d.bounds = attention_bounds(a, ctx);
-  if (a.max_kv < d.bounds.capacity) d.bounds.capacity = static_cast<int>(a.max_kv);
   const size_t pieces = static_cast<size_t>(d.rows) * d.kv_heads * d.max_chunks * d.group;
   auto* const workspace = static_cast<float*>(ctx.workspace(pieces * (D * sizeof(float) + sizeof(float2))));
   d.partial_ml = reinterpret_cast<float2*>(workspace);
@@ -56,6 +61,21 @@ template <class T, int D, int kMost> Status launch_decode_with(const AttentionAr
 
 template <class T, int D> Status launch_decode_as(const AttentionArgs& a, CudaContext& ctx) {
   return shortest_chunk(a, ctx) < sm90::kChunk ? launch_decode_with<T, D, 4>(a, ctx) : launch_decode_with<T, D, 12>(a, ctx);
+}
+
+// One block of the cluster kernel an SM, and what it leaves of the SM's memory to L1: the products before and after it keep
+// their loads in flight there, and take twice as long where the driver makes room for two blocks.
+template <class T, int D> Status launch_cluster_as(const AttentionArgs& a, CudaContext& ctx) {
+  using namespace sm90;
+  using S = ClusterShape<T, D>;
+  const auto kernel = attention_cluster<T, D>;
+  static OncePerDevice ready;
+  CUtensorMap kmap, vmap;
+  if (!allow_shared(ready, ctx, kernel, S::kSmem) || !encode_caches(a, S::kSpan, kTileTokens, &kmap, &vmap)) return Status::internal;
+  constexpr int kSmMemory = 228 * 1024, kBlockOwn = 2 * 1024;  // of sm_90; what a block takes beside its dynamic memory
+  const LaunchHints hints{ctx.overlaps(), (S::kSmem + kBlockOwn) * 100 / kSmMemory + 1};
+  const unsigned blocks = static_cast<unsigned>(a.sequences * a.kv_heads) * kClusterBlocks;
+  return launch_on(ctx.stream(), hints, kernel, dim3(blocks), kClusterWarps * 32, S::kSmem, kmap, vmap, decode_args(a, ctx));
 }
 
 }  // namespace octet::cuda

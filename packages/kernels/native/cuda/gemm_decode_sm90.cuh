@@ -4,7 +4,8 @@
 //          absent); y bf16 or f32; accumulate f32. Hopper's e4m3 accumulator keeps about 14 bits, so partial sums are promoted to f32 every 128 bytes of K.
 // Traffic  N*K*size + M*K*size + 2*M*N.  Floor 49152x3072 e4m3, M=64: 157 MB / 4.55 TB/s = 34.6 us
 // Launch   min(SMs, work) persistent blocks: one producer warp, two or four consumer warpgroups of 64
-//          weight rows each (four halve the activation traffic from L2).
+//          weight rows each (four halve the activation traffic from L2). Up to 64 tokens a block leaves registers and shared
+//          memory for a small kernel's block beside it.
 //          0 spills.
 // Order    The work is row tiles x K blocks laid end to end and cut into equal runs (stream-K). A tile cut between blocks
 //          is summed by its last arriver in block order, so results repeat bit for bit; the cuts depend on N, K and the
@@ -34,8 +35,14 @@ template <class T, int kTokens, int kConsumers> struct GemmDecodeShape {
   static constexpr int kStageBytes = kStageW + ((kStageX + 1023) & ~1023);
   static constexpr int kOutPitch = 64 + 8;  // +8 spreads the transposed stores over the banks
   static constexpr int kOutBytes = kConsumers * kTokens * kOutPitch * 2;
-  static constexpr int kBudget = 227 * 1024 - 1024 /* alignment */ - 256 /* barriers */ - kOutBytes;
-  static constexpr int kStages = kBudget / kStageBytes > 10 ? 10 : kBudget / kStageBytes;
+  // Up to 64 tokens a block leaves room for one of a small kernel beside it: 128 registers a thread (which the bound on threads
+  // asks the assembler for) and 48 KB. Neither then waits for the other to leave before it starts.
+  static constexpr bool kLean = kTokens <= 64 && kConsumers == 2;
+  static constexpr int kBound = kLean ? 512 : kThreads;
+  static constexpr int kRegisters = kLean ? 168 : kConsumers == 2 ? 232 : 112;  // of a consumer, once the producer gave up its own
+  static constexpr int kBudget = (kLean ? 180 : 227) * 1024 - 1024 /* alignment */ - 256 /* barriers */ - kOutBytes;
+  static constexpr int kMost = kLean ? 9 : 10;
+  static constexpr int kStages = kBudget / kStageBytes > kMost ? kMost : kBudget / kStageBytes;
   static constexpr int kSmem = kStages * kStageBytes + kOutBytes + 256 + 1024;
   static_assert(kStages >= 4);
 };
@@ -87,76 +94,99 @@ __device__ __forceinline__ void produce(const CUtensorMap* wmap, const CUtensorM
   }
 }
 
-// Scales, adds bias and residual, and stores one warpgroup's 64 x kTokens block: f32 from registers (eight neighbours fill a
-// sector), bf16 through shared memory, so that each token's 64 outputs leave as one 128-byte line.
-template <int kTokens, bool kBlocked>
-__device__ __forceinline__ void store_tile(const float (&acc)[kTokens / 2], const GemmDecodeArgs& a, int row0, int wg, __nv_bfloat16* out) {
-  constexpr int kPitch = 64 + 8;
-  const int tid = threadIdx.x & 127, warp = tid >> 5, lane = tid & 31;
-  const int r = warp * 16 + (lane >> 2);
-  const int n0 = row0 + r, n1 = n0 + 8;
-  float ws0 = 1.f, ws1 = 1.f, xs[kTokens / 4];
-  if constexpr (!kBlocked) {
-    ws0 = a.w_scale && n0 < a.n ? a.w_scale[n0 * a.w_scale_stride] : 1.f;
-    ws1 = a.w_scale && n1 < a.n ? a.w_scale[n1 * a.w_scale_stride] : 1.f;
-    // All scales are fetched before the first shared store: the compiler may not move loads across it.
-#pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) {
-      const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
-      xs[i] = a.x_scale && c < a.m ? a.x_scale[c * a.x_scale_stride] : 1.f;
-    }
-  }
-  const float b0 = a.out.bias && n0 < a.n ? a.out.bias_at(n0) : 0.f, b1 = a.out.bias && n1 < a.n ? a.out.bias_at(n1) : 0.f;
-  const auto sum = [&](int i, int c, float& v0, float& v1) {  // token c, which is the thread's i-th
-    v0 = acc[(i >> 1) * 4 + (i & 1)];
-    v1 = acc[(i >> 1) * 4 + 2 + (i & 1)];
-    if constexpr (!kBlocked) {
-      v0 *= ws0 * xs[i];
-      v1 *= ws1 * xs[i];
-    }
-    v0 += b0;
-    v1 += b1;
-    if (a.out.residual && c < a.m) {
-      if (n0 < a.n) v0 += __bfloat162float(a.out.residual[c * a.out.ldy + n0]);
-      if (n1 < a.n) v1 += __bfloat162float(a.out.residual[c * a.out.ldy + n1]);
-    }
+// What one warpgroup's 64 x kTokens block is finished with. Asked for when its first K block is, so that no finished sum waits
+// for memory: scales and bias in registers, the residual by asynchronous copies into the buffer that the block leaves through.
+template <int kTokens, bool kBlocked> struct Finish {
+  static constexpr int kPitch = 64 + 8;
+  static constexpr int kScales = kBlocked ? 1 : kTokens / 4;
+  static constexpr bool kEarly = kTokens <= 64;  // more tokens leave no registers for these terms
+  struct Terms {
+    float ws[2], bias[2], xs[kScales];
   };
-  if (a.out.y_f32) {
-    float* const y = static_cast<float*>(a.out.y);
+  Terms early;
+  bool wide;  // 16-byte pieces of y and of the residual
+
+  __device__ __forceinline__ Finish(const GemmDecodeArgs& a, int row0, __nv_bfloat16* out) {
+    const int tid = threadIdx.x & 127;
+    const auto vectors = [](const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; };
+    wide = (a.out.ldy & 7) == 0 && row0 + 64 <= a.n && vectors(a.out.y) && vectors(a.out.residual);
+    if (a.out.residual && !a.out.y_f32 && wide) {
+      for (int i = tid; i < kTokens * 8; i += 128) {
+        const int c = i >> 3, piece = (i & 7) * 8;
+        if (c < a.m) copy_async_16(out + c * kPitch + piece, a.out.residual + c * a.out.ldy + row0 + piece);
+      }
+    }
+    if constexpr (kEarly) load_terms(a, row0, early);
+  }
+  __device__ __forceinline__ static void load_terms(const GemmDecodeArgs& a, int row0, Terms& t) {
+    const int tid = threadIdx.x & 127, lane = tid & 31, n0 = row0 + (tid >> 5) * 16 + (lane >> 2);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int n = n0 + h * 8;
+      t.ws[h] = !kBlocked && a.w_scale && n < a.n ? a.w_scale[n * a.w_scale_stride] : 1.f;
+      t.bias[h] = a.out.bias && n < a.n ? a.out.bias_at(n) : 0.f;
+    }
+#pragma unroll
+    for (int i = 0; i < kScales; ++i) {
+      const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
+      t.xs[i] = !kBlocked && a.x_scale && c < a.m ? a.x_scale[c * a.x_scale_stride] : 1.f;
+    }
+  }
+
+  // Stores the block: f32 from registers (eight neighbours fill a sector), bf16 through shared memory, so that each token's 64
+  // outputs leave as one 128-byte line.
+  __device__ __forceinline__ void store(const float (&acc)[kTokens / 2], const GemmDecodeArgs& a, int row0, int wg, __nv_bfloat16* out) const {
+    const int tid = threadIdx.x & 127, lane = tid & 31, r = (tid >> 5) * 16 + (lane >> 2);
+    Terms t;
+    if constexpr (kEarly) t = early;
+    else load_terms(a, row0, t);
+    const auto sum = [&](int i, int h) {  // of the thread's i-th token and h-th row
+      const float v = acc[(i >> 1) * 4 + h * 2 + (i & 1)];
+      return (kBlocked ? v : v * (t.ws[h] * t.xs[kBlocked ? 0 : i])) + t.bias[h];
+    };
+    if (a.out.y_f32) {
+      float* const y = static_cast<float*>(a.out.y);
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; ++i) {
+        const int c = (i >> 2) * 8 + (lane & 3) * 2 + (i & 1), h = (i >> 1) & 1, n = row0 + r + h * 8;
+        if (c >= a.m || n >= a.n) continue;
+        y[c * a.out.ldy + n] = sum((i >> 2) * 2 + (i & 1), h) + (a.out.residual ? __bfloat162float(a.out.residual[c * a.out.ldy + n]) : 0.f);
+      }
+      return;
+    }
+    copy_async_wait();
+    if (a.out.residual && !wide) {
+      for (int i = tid; i < kTokens * 64; i += 128) {
+        const int c = i >> 6, n = row0 + (i & 63);
+        if (c < a.m && n < a.n) out[c * kPitch + (i & 63)] = a.out.residual[c * a.out.ldy + n];
+      }
+    }
+    if (a.out.residual) named_barrier(1 + wg, 128);
 #pragma unroll
     for (int i = 0; i < kTokens / 4; ++i) {
       const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
-      float v0, v1;
-      sum(i, c, v0, v1);
-      if (c < a.m && n0 < a.n) y[c * a.out.ldy + n0] = v0;
-      if (c < a.m && n1 < a.n) y[c * a.out.ldy + n1] = v1;
-    }
-    return;
-  }
 #pragma unroll
-  for (int i = 0; i < kTokens / 4; ++i) {
-    const int c = (i >> 1) * 8 + (lane & 3) * 2 + (i & 1);
-    float v0, v1;
-    sum(i, c, v0, v1);
-    out[c * kPitch + r] = __float2bfloat16(v0);
-    out[c * kPitch + r + 8] = __float2bfloat16(v1);
-  }
-  named_barrier(1 + wg, 128);
-  auto* const y = static_cast<__nv_bfloat16*>(a.out.y);
-  const bool wide = (a.out.ldy & 7) == 0 && row0 + 64 <= a.n && (reinterpret_cast<uintptr_t>(y) & 15) == 0;
-  for (int i = tid; i < kTokens * 8; i += 128) {
-    const int c = i >> 3, piece = (i & 7) * 8;
-    if (c >= a.m) break;
-    const __nv_bfloat16* src = out + c * kPitch + piece;
-    __nv_bfloat16* dst = y + c * a.out.ldy + row0 + piece;
-    if (wide) {
-      *reinterpret_cast<uint4*>(dst) = *reinterpret_cast<const uint4*>(src);
-    } else {
-      for (int e = 0; e < 8 && row0 + piece + e < a.n; ++e) dst[e] = src[e];
+      for (int h = 0; h < 2; ++h) {
+        __nv_bfloat16* const at = out + c * kPitch + r + h * 8;
+        *at = __float2bfloat16(sum(i, h) + (a.out.residual ? __bfloat162float(*at) : 0.f));
+      }
     }
+    named_barrier(1 + wg, 128);
+    auto* const y = static_cast<__nv_bfloat16*>(a.out.y);
+    for (int i = tid; i < kTokens * 8; i += 128) {
+      const int c = i >> 3, piece = (i & 7) * 8;
+      if (c >= a.m) break;
+      const __nv_bfloat16* src = out + c * kPitch + piece;
+      __nv_bfloat16* dst = y + c * a.out.ldy + row0 + piece;
+      if (wide) {
+        *reinterpret_cast<uint4*>(dst) = *reinterpret_cast<const uint4*>(src);
+      } else {
+        for (int e = 0; e < 8 && row0 + piece + e < a.n; ++e) dst[e] = src[e];
+      }
+    }
+    named_barrier(1 + wg, 128);  // the next tile uses `out` again
   }
-  named_barrier(1 + wg, 128);  // the next tile writes `out` again
-}
+};
 
 template <class T, int kTokens, int kConsumers, bool kBlocked>
 __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages, uint64_t* full, uint64_t* empty, __nv_bfloat16* out, uint32_t* flag) {
@@ -172,6 +202,9 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
   for (int64_t u = begin; u < end;) {
     const int tile = static_cast<int>(u / a.k_blocks), kb0 = static_cast<int>(u % a.k_blocks);
     const int kb1 = static_cast<int>(end - u < a.k_blocks - kb0 ? kb0 + (end - u) : a.k_blocks);
+    const int row0 = tile * S::kTileRows + wg * 64;
+    __nv_bfloat16* const wg_out = out + wg * kTokens * S::kOutPitch;
+    const Finish<kTokens, kBlocked> finish(a, row0, wg_out);
     float acc[kRegs];
 #pragma unroll
     for (int i = 0; i < kRegs; ++i) acc[i] = 0.f;
@@ -209,10 +242,8 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
       if (++stage == S::kStages) { stage = 0; phase ^= 1; }
     }
     u += kb1 - kb0;
-    const int row0 = tile * S::kTileRows + wg * 64;
-    __nv_bfloat16* wg_out = out + wg * kTokens * S::kOutPitch;
     if (kb0 == 0 && kb1 == a.k_blocks) {
-      store_tile<kTokens, kBlocked>(acc, a, row0, wg, wg_out);
+      finish.store(acc, a, row0, wg, wg_out);
       continue;
     }
     // A cut tile: slot 0 holds a piece that started inside the tile, slot 1 one that ran past the end of the run.
@@ -238,7 +269,7 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
 #pragma unroll
       for (int i = 0; i < kRegs; ++i) acc[i] = 0.f;
       // Pieces are fetched a few at a time, so that their latencies overlap, and added in block order.
-      constexpr int kAhead = kRegs <= 8 ? 8 : kRegs <= 32 && kConsumers == 2 ? 4 : kConsumers == 2 ? 2 : 1;
+      constexpr int kAhead = kRegs <= 8 ? 8 : kConsumers == 2 ? 2 : 1;
       for (int b = first; b <= last; b += kAhead) {
         float piece[kAhead][kRegs];
 #pragma unroll
@@ -253,14 +284,15 @@ __device__ __forceinline__ void consume(const GemmDecodeArgs& a, uint8_t* stages
           for (int i = 0; i < kRegs; ++i) acc[i] += b + j <= last ? piece[j][i] : 0.f;
         }
       }
-      store_tile<kTokens, kBlocked>(acc, a, row0, wg, wg_out);
+      finish.store(acc, a, row0, wg, wg_out);
     }
+    copy_async_wait();           // the next tile copies to the same places
     named_barrier(1 + wg, 128);  // flag is read by all before the next cut tile writes it
   }
 }
 
 template <class T, int kTokens, int kConsumers, bool kBlocked = false>
-__global__ void __launch_bounds__(128 * (kConsumers + 1), 1)
+__global__ void __launch_bounds__(GemmDecodeShape<T, kTokens, kConsumers>::kBound, 1)
     gemm_decode(const __grid_constant__ CUtensorMap wmap, const __grid_constant__ CUtensorMap xmap, const GemmDecodeArgs a) {
   using S = GemmDecodeShape<T, kTokens, kConsumers>;
   extern __shared__ uint8_t raw[];
@@ -284,7 +316,7 @@ __global__ void __launch_bounds__(128 * (kConsumers + 1), 1)
     reg_dealloc<kConsumers == 2 ? 40 : 24>();
     if (threadIdx.x == 0) produce<T, kTokens, kConsumers>(&wmap, &xmap, a, stages, full, empty);
   } else {
-    reg_alloc<kConsumers == 2 ? 232 : 112>();
+    reg_alloc<S::kRegisters>();
     consume<T, kTokens, kConsumers, kBlocked>(a, stages, full, empty, out, flag);
   }
 }

@@ -21,22 +21,34 @@ template <class Kernel> inline bool allow_shared(OncePerDevice& once, const Cuda
   return once(ctx.device().ordinal, [&] { return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) == cudaSuccess; });
 }
 
+struct LaunchHints {
+  bool overlaps;
+  int shared_percent = -1;  // of an SM's memory that is to be shared memory, not L1; -1: the driver's choice
+};
+
 template <class... P, class... A>
-inline Status launch_on(cudaStream_t stream, bool overlaps, void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, A&&... args) {
+inline Status launch_on(cudaStream_t stream, LaunchHints hints, void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, A&&... args) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = smem;
   config.stream = stream;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = overlaps ? 1 : 0;
+  cudaLaunchAttribute attributes[2]{};
+  config.attrs = attributes;
+  if (hints.overlaps) {
+    cudaLaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    a.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (hints.shared_percent >= 0) {
+    cudaLaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    a.val.sharedMemCarveout = static_cast<unsigned>(hints.shared_percent);
+  }
   return cudaLaunchKernelEx(&config, kernel, static_cast<A&&>(args)...) == cudaSuccess ? Status::ok : Status::internal;
 }
 template <class... P, class... A> inline Status launch_overlapped(CudaContext& ctx, void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, A&&... args) {
-  return launch_on(ctx.stream(), ctx.overlaps(), kernel, grid, threads, smem, static_cast<A&&>(args)...);
+  return launch_on(ctx.stream(), {ctx.overlaps()}, kernel, grid, threads, smem, static_cast<A&&>(args)...);
 }
 
 }  // namespace octet::cuda
