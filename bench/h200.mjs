@@ -2,9 +2,10 @@
 // table. Needs `npm run build` and `npm run build:cuda`; for the peer python3 with torch and transformers.
 //   node bench/h200.mjs --output DIR [--sections verify,agree,models,peer,kernels,limits] [--bin octet.js] [--python python3]
 //                       [--jobs gemma-7b-generate,llama-3-8b-decode,llama-3-8b-batch,llama-3-8b-prefill] [--repeats 3] [--shapes gemma-7b,llama-3-8b]
-//                       [--commit HASH] [--peers DIR] [--budget SECONDS]
+//                       [--commit HASH] [--peers DIR] [--budget SECONDS] [--run NAME]
 // Writes DIR/h200.jsonl: every row, with its run, time, commit, GPU and driver. Prints the table; bench/report.mjs puts it and
 // the picture into the docs.
+// --run: the name that calls share whose rows belong together, as when sections that are not timed go beside other checks.
 // --peers: a folder with a `peers3.py` that times the peer's products inside a graph; its rows are kept as they are.
 import { execFileSync, spawn } from 'node:child_process'
 import { appendFile, mkdir, rm, writeFile } from 'node:fs/promises'
@@ -17,7 +18,7 @@ const text = (value) => ({ type: 'string', default: value })
 const { values } = parseArgs({
   options: {
     output: { type: 'string' }, sections: text('verify,agree,models,peer,kernels,limits'), bin: text(join(here, '../packages/octet/bin/octet.js')), python: text('python3'),
-    commit: { type: 'string' }, peers: { type: 'string' }, budget: text('3600'), repeats: text('3'), shapes: text('gemma-7b,llama-3-8b'),
+    commit: { type: 'string' }, run: { type: 'string' }, peers: { type: 'string' }, budget: text('3600'), repeats: text('3'), shapes: text('gemma-7b,llama-3-8b'),
     jobs: text([...new Set(JOBS.map(({ section }) => section))].join(',')),
   },
 })
@@ -28,7 +29,7 @@ const sections = new Set(values.sections.split(','))
 const jobs = values.jobs.split(',')
 const end = Date.now() + Number(values.budget) * 1000
 const rows = []
-const started = new Date().toISOString()
+const started = values.run ?? new Date().toISOString()
 
 /** The last line that a tool prints, or null where there is no such tool. */
 function ask(command, args) {
