@@ -27,8 +27,9 @@ struct BlockScales {
 };
 
 // sums[i] (+)= the lanes of acc[i] added as hsum adds them. `add` is false for the first chunk.
+// Unrolled: an index that the compiler does not know keeps all accumulators in memory, stored at every block of scales.
 template <int n> OCTET_INLINE void reduce_lanes(const F32 (&acc)[n], float* sums, bool add) {
-  for (int i = 0; i < n; ++i) sums[i] = add ? sums[i] + hsum(acc[i]) : hsum(acc[i]);
+  OCTET_UNROLL for (int i = 0; i < n; ++i) sums[i] = add ? sums[i] + hsum(acc[i]) : hsum(acc[i]);
 }
 
 #if defined(__AVX512F__)
