@@ -1,5 +1,5 @@
-import { OctetError, formatShape } from '@octet-llm/core'
-import { disposeAll, Tensor, type Device } from '@octet-llm/kernels'
+import { OctetError, formatShape, numel } from '@octet-llm/core'
+import { disposeAll, scatterRows, Tensor, type Device } from '@octet-llm/kernels'
 
 import type { ForwardInput } from './causal-lm.js'
 import type { TokenRanges } from './context.js'
@@ -69,6 +69,16 @@ function pack(device: Device, inputIds: ForwardInput['inputIds'], [batch, width]
   }
 }
 
+/** Packed rows at their places in the batch, pads zero. @param x [T, D] @returns [B, S, D], a new tensor */
+export function unpack(x: Tensor, packed: PackedInput): Tensor {
+  const { batch, width } = packed
+  const full = Tensor.zeros([batch, width, x.shape[1]!], { dtype: x.dtype, device: x.device })
+  const flat = full.view([batch * width, x.shape[1]!])
+  scatterRows({ x, rows: packed.index, out: flat })
+  flat.dispose()
+  return full
+}
+
 function deviceIds(ids: Tensor, count: number, temporary: Tensor[]): Tensor {
   if (count !== ids.shape[0]! * ids.shape[1]!) {
     throw new OctetError('INVALID_ARGUMENT', { op: 'forward', argument: 'inputIds', expected: 'arrays on the host when attentionMask leaves tokens out', received: 'a tensor' })
@@ -97,4 +107,11 @@ function checkMask(mask: ForwardInput['attentionMask'], batch: number, width: nu
   if (mask === undefined) return
   const fits = mask.length === batch && mask.every((row) => row.length === width)
   if (!fits) throw new OctetError('SHAPE_MISMATCH', { op: 'forward', argument: 'attentionMask', expected: `[${batch}][${width}]`, received: `[${mask.length}][${mask.map((row) => row.length).join(' or ')}]` })
+}
+
+/** @param expected tokens that preStep announced @throws OctetError `DTYPE_MISMATCH`, `SHAPE_MISMATCH` */
+export function checkStepTokens(tokens: Tensor, expected: number): void {
+  if (tokens.dtype !== 'i32') throw new OctetError('DTYPE_MISMATCH', { op: 'step', argument: 'tokens', expected: 'i32', received: tokens.dtype })
+  if (tokens.shape.length === 1 && numel(tokens.shape) === expected) return
+  throw new OctetError('SHAPE_MISMATCH', { op: 'step', argument: 'tokens', expected: `[${expected}] as preStep announced`, received: formatShape(tokens.shape) })
 }
