@@ -1,5 +1,6 @@
 import { OctetError, roundBf16 } from '@octet-llm/core'
 import type { HiddenActivation, ModelConfig } from '@octet-llm/hf-loader/config'
+import type { GenerationOptions } from '@octet-llm/generation'
 import type { Device } from '@octet-llm/kernels'
 import { ropeReach, RotaryPositionEmbedding, type Activation, type CausalLMInfo, type Fp8Inference, type TransformerLayerOptions } from '@octet-llm/transformer'
 
@@ -18,6 +19,16 @@ export interface GemmaLayerOptions {
   readonly fp8?: Fp8Inference | undefined
   /** false leaves the weights for a checkpoint to fill. Default true. */
   readonly initialize?: boolean
+}
+
+/** What a model takes besides its config. */
+export interface TEGemmaOptions extends GemmaLayerOptions {
+  /** `te` (default): fused layers. `reference`: Hugging Face's layer, op by op, on the same weights. */
+  readonly decoderLayer?: 'te' | 'reference'
+  /** Overrides the config: a checkpoint whose tied head differs from its embedding is not tied. */
+  readonly tieWordEmbeddings?: boolean
+  /** generation_config.json: what `generate` falls back to. */
+  readonly generationConfig?: GenerationOptions
 }
 
 const ACTIVATIONS: Readonly<Record<HiddenActivation, Activation>> = {

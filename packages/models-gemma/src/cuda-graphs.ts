@@ -2,8 +2,9 @@ import { GraphedGenerator, type GenerateOutput, type GenerateTokensOptions } fro
 import type { ModelConfig } from '@octet-llm/hf-loader/config'
 import { checkSizes, chooseFromConfig, type FromConfigOptions } from '@octet-llm/transformer'
 
+import type { TEGemmaOptions } from './config.js'
 import { loadPretrained, type FromPretrainedOptions } from './load.js'
-import { TEGemmaForCausalLM, type TEGemmaOptions } from './model.js'
+import { TEGemmaForCausalLM } from './model.js'
 
 /** The static sizes of captured generation, by TransformerEngine's names. */
 export interface CudaGraphsOptions {
@@ -41,7 +42,7 @@ export class TEGemmaForCausalLMCudaGraphs extends TEGemmaForCausalLM {
   static override fromPretrained(dir: string, options: FromPretrainedOptions & CudaGraphsOptions): Promise<TEGemmaForCausalLMCudaGraphs> {
     const { cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen } = options
     const make = (config: ModelConfig, rest: TEGemmaOptions) => new TEGemmaForCausalLMCudaGraphs(config, { ...rest, cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen })
-    return loadPretrained(dir, options, make) as Promise<TEGemmaForCausalLMCudaGraphs>
+    return loadPretrained(dir, options, make)
   }
 
   /** Tokens in, tokens out. @throws OctetError as generateTokens; `CONTEXT_TOO_LONG` for a prompt past the static length */

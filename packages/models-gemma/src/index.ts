@@ -1,6 +1,6 @@
-export { gemmaInfo, gemmaLayer, embeddingScale, gemmaRopes, type GemmaLayerOptions } from './config.js'
+export { gemmaInfo, gemmaLayer, embeddingScale, gemmaRopes, type GemmaLayerOptions, type TEGemmaOptions } from './config.js'
 export { TEGemmaDecoderLayer, type HfLayerArguments } from './layer.js'
 export type { FromPretrainedOptions } from './load.js'
 export { TEGemmaForCausalLMCudaGraphs, type CudaGraphsOptions } from './cuda-graphs.js'
-export { TEGemmaForCausalLM, type TEGemmaOptions } from './model.js'
+export { TEGemmaForCausalLM } from './model.js'
 export { gemmaWeightMap } from './weight-map.js'

@@ -1,8 +1,8 @@
 import { assign, checkLoraAdapter, openCheckpoint, openLoraAdapter, planAssignment, readConfig, readGenerationConfig, sharesEmbedding, type AssignProgress, type Checkpoint, type ModelConfig } from '@octet-llm/hf-loader'
 import { openSafetensors } from '@octet-llm/hf-loader/safetensors'
-import { chooseDtypes, readCalibration, readKvScales, resolveFp8, savedFp8, type Calibration, type PretrainedOptions } from '@octet-llm/transformer'
+import { chooseDtypes, readCalibration, readKvScales, resolveFp8, savedFp8, type Calibration, type DecoderForCausalLM, type PretrainedOptions } from '@octet-llm/transformer'
 
-import type { TEGemmaOptions, TEGemmaForCausalLM } from './model.js'
+import type { TEGemmaOptions } from './config.js'
 
 export interface FromPretrainedOptions extends PretrainedOptions {
   /** Called after each tensor. */
@@ -10,16 +10,16 @@ export interface FromPretrainedOptions extends PretrainedOptions {
 }
 
 /** Weights take memory when they are first filled, so a config that does not fit its files is refused before. */
-export async function loadPretrained(
+export async function loadPretrained<M extends DecoderForCausalLM>(
   dir: string,
   options: FromPretrainedOptions,
-  make: (config: ModelConfig, options: TEGemmaOptions) => TEGemmaForCausalLM,
-): Promise<TEGemmaForCausalLM> {
+  make: (config: ModelConfig, options: TEGemmaOptions) => M,
+): Promise<M> {
   const { device, decoderLayer, fuseQkvParams, adapterMode, moments, signal, onProgress } = options
   const config = await readConfig(dir, { signal })
   const generationConfig = await readGenerationConfig(dir, { signal })
   const checkpoint = await openCheckpoint(dir, { signal })
-  let model: TEGemmaForCausalLM | undefined
+  let model: M | undefined
   try {
     const tied = await sharesEmbedding(checkpoint, config, { signal })
     const adapter = options.adapter === undefined ? undefined : await openLoraAdapter(options.adapter, { signal })

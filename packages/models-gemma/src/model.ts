@@ -3,19 +3,10 @@ import { Construction, type Tensor } from '@octet-llm/kernels'
 import { generateTokens, type GenerateOutput, type GenerateTokensOptions, type GenerationOptions } from '@octet-llm/generation'
 import { DecoderForCausalLM, chooseFromConfig, contextPhase, generationPhase, type FromConfigOptions, type Phase } from '@octet-llm/transformer'
 
-import { embeddingScale, gemmaInfo, gemmaRopes, type GemmaLayerOptions } from './config.js'
+import { embeddingScale, gemmaInfo, gemmaRopes, type TEGemmaOptions } from './config.js'
 import { TEGemmaDecoderLayer } from './layer.js'
 import { loadPretrained, type FromPretrainedOptions } from './load.js'
 import { gemmaWeightMap } from './weight-map.js'
-
-export interface TEGemmaOptions extends GemmaLayerOptions {
-  /** `te` (default): fused layers. `reference`: Hugging Face's layer, op by op, on the same weights. */
-  readonly decoderLayer?: 'te' | 'reference'
-  /** Overrides the config: a checkpoint whose tied head differs from its embedding is not tied. */
-  readonly tieWordEmbeddings?: boolean
-  /** generation_config.json: what `generate` falls back to. */
-  readonly generationConfig?: GenerationOptions
-}
 
 /** GemmaForCausalLM (1, 2 and 3 text) on fused layers. */
 export class TEGemmaForCausalLM extends DecoderForCausalLM {

@@ -2,8 +2,9 @@ import { GraphedGenerator, type GenerateOutput, type GenerateTokensOptions } fro
 import type { ModelConfig } from '@octet-llm/hf-loader/config'
 import { checkSizes, chooseFromConfig, type FromConfigOptions } from '@octet-llm/transformer'
 
+import type { TELlamaOptions } from './config.js'
 import { loadPretrained, type FromPretrainedOptions } from './load.js'
-import { TELlamaForCausalLM, type TELlamaOptions } from './model.js'
+import { TELlamaForCausalLM } from './model.js'
 
 /** The static sizes of captured generation, by TransformerEngine's names. */
 export interface CudaGraphsOptions {
@@ -41,7 +42,7 @@ export class TELlamaForCausalLMCudaGraphs extends TELlamaForCausalLM {
   static override fromPretrained(dir: string, options: FromPretrainedOptions & CudaGraphsOptions): Promise<TELlamaForCausalLMCudaGraphs> {
     const { cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen } = options
     const make = (config: ModelConfig, rest: TELlamaOptions) => new TELlamaForCausalLMCudaGraphs(config, { ...rest, cudaGraphsStaticBatchSize, cudaGraphsStaticMaxContextLen })
-    return loadPretrained(dir, options, make) as Promise<TELlamaForCausalLMCudaGraphs>
+    return loadPretrained(dir, options, make)
   }
 
   /** Tokens in, tokens out. @throws OctetError as generateTokens; `CONTEXT_TOO_LONG` for a prompt past the static length */

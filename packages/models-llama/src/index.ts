@@ -1,6 +1,6 @@
-export { llamaInfo, llamaLayer, llamaRope, type LlamaLayerOptions } from './config.js'
+export { llamaInfo, llamaLayer, llamaRope, type LlamaLayerOptions, type TELlamaOptions } from './config.js'
 export { TELlamaDecoderLayer, type HfLayerArguments } from './layer.js'
 export type { FromPretrainedOptions } from './load.js'
 export { TELlamaForCausalLMCudaGraphs, type CudaGraphsOptions } from './cuda-graphs.js'
-export { TELlamaForCausalLM, type TELlamaOptions } from './model.js'
+export { TELlamaForCausalLM } from './model.js'
 export { llamaWeightMap } from './weight-map.js'

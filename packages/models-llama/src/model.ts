@@ -3,19 +3,10 @@ import { Construction, type Tensor } from '@octet-llm/kernels'
 import { generateTokens, type GenerateOutput, type GenerateTokensOptions, type GenerationOptions } from '@octet-llm/generation'
 import { DecoderForCausalLM, chooseFromConfig, contextPhase, generationPhase, type FromConfigOptions, type Phase } from '@octet-llm/transformer'
 
-import { llamaInfo, llamaRope, type LlamaLayerOptions } from './config.js'
+import { llamaInfo, llamaRope, type TELlamaOptions } from './config.js'
 import { TELlamaDecoderLayer } from './layer.js'
 import { loadPretrained, type FromPretrainedOptions } from './load.js'
 import { llamaWeightMap } from './weight-map.js'
-
-export interface TELlamaOptions extends LlamaLayerOptions {
-  /** `te` (default): fused layers. `reference`: Hugging Face's layer, op by op, on the same weights. */
-  readonly decoderLayer?: 'te' | 'reference'
-  /** Overrides the config: a checkpoint whose tied head differs from its embedding is not tied. */
-  readonly tieWordEmbeddings?: boolean
-  /** generation_config.json: what `generate` falls back to. */
-  readonly generationConfig?: GenerationOptions
-}
 
 /** LlamaForCausalLM (2, 3, 3.1, 3.2) on fused layers. */
 export class TELlamaForCausalLM extends DecoderForCausalLM {
