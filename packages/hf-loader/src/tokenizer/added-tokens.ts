@@ -1,4 +1,4 @@
-import { asArray, asFlag, asInteger, asObject, asString, invalid, isObject, shown, type JsonObject } from './json.js'
+import { asArray, asFlag, asInteger, asObject, asString, invalid, shown, type JsonObject } from './json.js'
 import { MAX_TOKEN_ID } from './model.js'
 import type { SpecialNames } from './special-names.js'
 
@@ -91,11 +91,4 @@ function checkIds(tokens: ReadonlyMap<string, AddedToken>, vocab: ReadonlyMap<st
   for (const [token, id] of vocab) {
     if (fresh.has(id)) throw invalid(`added token ${shown(owner.get(id))}`, 'an id of its own', `${id}, which is ${shown(token)}`)
   }
-}
-
-/** A token name as the config writes it: `"<bos>"` or `{"content": "<bos>", …}`; null where absent. */
-export function tokenContent(value: unknown, argument: string): string | null {
-  if (value === undefined || value === null) return null
-  if (isObject(value)) return asString(value['content'], `${argument}.content`)
-  return asString(value, argument)
 }

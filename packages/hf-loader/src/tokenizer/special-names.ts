@@ -1,5 +1,4 @@
-import { tokenContent } from './added-tokens.js'
-import { asArray, isObject, type JsonObject } from './json.js'
+import { asArray, asString, isObject, type JsonObject } from './json.js'
 
 /** The attributes that transformers calls special tokens, in its order. */
 const NAMED = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'] as const
@@ -45,4 +44,11 @@ export function readSpecialNames(config: JsonObject, specialMap: JsonObject): Sp
   }
   all.delete('')
   return { named, all: [...all] }
+}
+
+/** A token name as the config writes it: `"<bos>"` or `{"content": "<bos>", …}`; null where absent. */
+function tokenContent(value: unknown, argument: string): string | null {
+  if (value === undefined || value === null) return null
+  if (isObject(value)) return asString(value['content'], `${argument}.content`)
+  return asString(value, argument)
 }
