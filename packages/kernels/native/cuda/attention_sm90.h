@@ -8,7 +8,7 @@ namespace octet::cuda {
 inline bool attention_sm90_fits(const AttentionArgs& a) {
   const auto aligned = [](const TensorArg& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (t.ndim < 2 || t.row_stride % 8 == 0); };
   return a.q->dtype == DType::bf16 && a.out->dtype == DType::bf16 && a.k->dtype == a.v->dtype && (a.k->dtype == DType::bf16 || a.k->dtype == DType::e4m3) &&
-         (a.d == 64 || a.d == 128 || a.d == 256) && a.k->shape[2] % 16 == 0 && a.k->row_stride == a.d && a.v->row_stride == a.d && aligned(*a.q) && aligned(*a.out) &&
+         (a.d == 64 || a.d == 128 || a.d == 256) && a.k->rows() > 0 && a.v->rows() > 0 && a.k->shape[2] % 16 == 0 && a.k->row_stride == a.d && a.v->row_stride == a.d && aligned(*a.q) && aligned(*a.out) &&
          aligned(*a.k) && aligned(*a.v);
 }
 

@@ -23,7 +23,7 @@ template <class Kernel> inline bool allow_shared(OncePerDevice& once, const Cuda
 
 struct LaunchHints {
   bool overlaps;
-  int shared_percent = -1;  // of an SM's memory that is to be shared memory, not L1; -1: the driver's choice
+  int shared_percent = -1;  // of an SM's memory that is to be shared memory, not L1; -1, or a driver that knows no such wish: its own choice
 };
 
 template <class... P, class... A>
@@ -45,7 +45,11 @@ inline Status launch_on(cudaStream_t stream, LaunchHints hints, void (*kernel)(P
     a.id = cudaLaunchAttributePreferredSharedMemoryCarveout;
     a.val.sharedMemCarveout = static_cast<unsigned>(hints.shared_percent);
   }
-  return cudaLaunchKernelEx(&config, kernel, static_cast<A&&>(args)...) == cudaSuccess ? Status::ok : Status::internal;
+  if (cudaLaunchKernelEx(&config, kernel, args...) == cudaSuccess) return Status::ok;
+  if (hints.shared_percent < 0) return Status::internal;
+  cudaGetLastError();
+  --config.numAttrs;  // the wish, which came last
+  return cudaLaunchKernelEx(&config, kernel, args...) == cudaSuccess ? Status::ok : Status::internal;
 }
 template <class... P, class... A> inline Status launch_overlapped(CudaContext& ctx, void (*kernel)(P...), dim3 grid, unsigned threads, size_t smem, A&&... args) {
   return launch_on(ctx.stream(), {ctx.overlaps()}, kernel, grid, threads, smem, static_cast<A&&>(args)...);

@@ -283,6 +283,9 @@ void early_reads(CudaDevice& device) {
   a.replay(graph), quantize(a), linear(a, m.other), linear(a, m.w);
   const auto after = a.look();
   CHECK(after.size() == 8 && !after[5].overlaps && after[6].overlaps && !after[7].overlaps);
+  // After a capture that failed, too: what ran before it may still be running.
+  quantize(a), a.replay(graph_of({encode(kAdd, {at(m.y), at(m.y), at(m.y)}), encode(kQuantize, {at(m.x)}, 1)})), a.clear(), linear(a, m.w);
+  CHECK(!last(a));
 }
 
 void graphs(CudaDevice& device) {

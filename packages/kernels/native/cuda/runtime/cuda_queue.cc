@@ -359,6 +359,7 @@ std::shared_ptr<void> CudaQueue::build(const GraphData& graph, int32_t* failed_o
     at += record->header.bytes;
   }
   const bool ended = cudaStreamEndCapture(stream_, &recorded) == cudaSuccess;
+  guard_.restart();  // nothing of it has run, and what ran before it is forgotten
   if (*status == Status::ok && (!ended || cudaGraphInstantiate(&exec, recorded, 0) != cudaSuccess)) *status = Status::internal;
   if (recorded != nullptr) cudaGraphDestroy(recorded);
   if (*status != Status::ok) return nullptr;
