@@ -1,4 +1,4 @@
-import { assign, checkLoraAdapter, openCheckpoint, openLoraAdapter, planAssignment, readConfig, readGenerationConfig, sharesEmbedding, type AssignProgress, type Checkpoint, type ModelConfig } from '@octet-llm/hf-loader'
+import { assign, checkLoraAdapter, openCheckpoint, openLoraAdapter, planAssignment, readConfig, readGenerationConfig, separatesHead, sharesEmbedding, type AssignProgress, type Checkpoint, type ModelConfig } from '@octet-llm/hf-loader'
 import { openSafetensors } from '@octet-llm/hf-loader/safetensors'
 import { chooseDtypes, readCalibration, readKvScales, resolveFp8, savedFp8, type Calibration, type DecoderForCausalLM, type PretrainedOptions } from '@octet-llm/transformer'
 
@@ -21,8 +21,10 @@ export async function loadPretrained<M extends DecoderForCausalLM>(
   const checkpoint = await openCheckpoint(dir, { signal })
   let model: M | undefined
   try {
-    const tied = await sharesEmbedding(checkpoint, config, { signal })
+    const shared = await sharesEmbedding(checkpoint, config, { signal })
     const adapter = options.adapter === undefined ? undefined : await openLoraAdapter(options.adapter, { signal })
+    const tied = shared && (adapter === undefined || !separatesHead(adapter))
+    const plan = { tied, ...(shared && !tied ? { copies: new Map([['lm_head.weight', 'model.embed_tokens.weight']]) } : {}) }
     const calibration = await calibrationOf(options.calibration, checkpoint)
     const quantization = config.quantizationConfig
     const isStatic = quantization !== null && 'staticActivations' in quantization && quantization.staticActivations
@@ -31,9 +33,9 @@ export async function loadPretrained<M extends DecoderForCausalLM>(
     model = make(config, { device, ...dtypes, decoderLayer, fuseQkvParams, fp8, tieWordEmbeddings: tied, generationConfig, initialize: false })
     const slots = model.slots()
     if (adapter !== undefined) checkLoraAdapter(adapter, slots)
-    const stored = planAssignment(checkpoint, slots, { tied }).tensors.filter(({ source }) => 'data' in source)
+    const stored = planAssignment(checkpoint, slots, plan).tensors.filter(({ source }) => 'data' in source)
     if (stored.length > 0) model.layOutFp8(new Set(stored.map(({ slot }) => slot.name)))
-    await assign(checkpoint, slots, model.sink({ signal, adapter, adapterMode, moments }), { tied, signal, onProgress })
+    await assign(checkpoint, slots, model.sink({ signal, adapter, adapterMode, moments }), { ...plan, signal, onProgress })
     model.finishLoading(calibration)
     return model
   } catch (error) {

@@ -34,6 +34,8 @@ export interface PlanOptions {
    * it, needs no slot. Default false.
    */
   readonly tied?: boolean
+  /** Slots that are filled from another one's tensor where the files have none of their own. */
+  readonly copies?: ReadonlyMap<string, string>
 }
 
 class Faults {
@@ -82,7 +84,7 @@ export function planAssignment(checkpoint: Checkpoint, slots: readonly WeightSlo
   const claimed = new Set<string>()
   const tensors: PlannedTensor[] = []
   for (const slot of slots) {
-    const source = byName.get(slot.name)
+    const source = byName.get(slot.name) ?? byName.get(options.copies?.get(slot.name) ?? '')
     claimed.add(slot.name)
     if (source === undefined) {
       if (slot.optional !== true) faults.missing.push(slot.name)

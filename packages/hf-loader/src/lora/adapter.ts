@@ -43,6 +43,8 @@ export async function openLoraAdapter(dir: string, options: ReadOptions = {}): P
   const folder = resolve(dir)
   const config = await readLoraConfig(folder, options)
   const sources = await readSources(folder, options)
+  const embedding = sources.find(({ name }) => /\.lora_embedding_[AB]/.test(name))
+  if (embedding !== undefined) throw new OctetError('NOT_SUPPORTED', { op: OP, argument: folder, expected: 'factors of linear layers', received: `factors of an embedding (${quoteName(embedding.name)})`, hint: 'merge the adapter into its model with peft and load that' })
   const factors = new Map<string, { a?: TensorSource; b?: TensorSource }>()
   const replacements = new Map<string, TensorSource>()
   const faults: string[] = []
@@ -81,6 +83,15 @@ export function checkLoraAdapter(adapter: LoraAdapter, slots: readonly WeightSlo
   for (const [name, { a, b }] of adapter.modules) check(name, [b.shape[0]!, a.shape[1]!])
   for (const [name, { shape }] of adapter.replacements) check(name, shape)
   if (faults.length > 0) throw mismatch(adapter.dir, 'an adapter of this model', faults)
+}
+
+/**
+ * Whether an adapter parts a head from the embedding that it shares: it trains one of them, or gives the head factors. As in
+ * peft, the other one then stays what it was.
+ */
+export function separatesHead({ config, modules, replacements }: LoraAdapter): boolean {
+  if (config.ensureWeightTying) return false
+  return modules.has('lm_head.weight') || replacements.has('lm_head.weight') || replacements.has('model.embed_tokens.weight')
 }
 
 async function readSources(folder: string, options: ReadOptions): Promise<TensorSource[]> {

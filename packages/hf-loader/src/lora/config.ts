@@ -21,11 +21,16 @@ export interface LoraConfig {
   readonly alphaPattern: ReadonlyMap<string, number>
   /** Modules that were trained whole and are saved beside the factors. */
   readonly modulesToSave: readonly string[]
+  /** A head that is the embedding stays so when one of them is trained (`ensure_weight_tying`). */
+  readonly ensureWeightTying: boolean
   readonly raw: JsonObject
 }
 
 /** Variants of LoRA whose sum is another than scaling * B (A x). */
 const OTHER_SUMS = ['use_dora', 'use_qalora', 'use_bdlora', 'alora_invocation_tokens', 'velora_config', 'monteclora_config', 'kasa_config', 'arrow_config', 'layer_replication', 'trainable_token_indices', 'target_parameters', 'lora_bias', 'fan_in_fan_out']
+
+/** Initialisations that subtract from the model's own weights what the factors begin with: both belong together. */
+const MOVED_BASE = /^(?:pissa(?:_niter_\d+)?|olora|corda|loftq|lora_ga)$/
 
 /**
  * Reads `adapter_config.json`.
@@ -42,6 +47,8 @@ export async function readLoraConfig(dir: string, options: ReadOptions = {}): Pr
     const off = value === undefined || value === false || (Array.isArray(value) && value.length === 0)
     if (!off) throw unsupported(path, key, 'nothing: only plain LoRA is applied', isJsonObject(value) ? 'an object' : String(value).slice(0, 40))
   }
+  const start = fields.value('init_lora_weights')
+  if (typeof start === 'string' && MOVED_BASE.test(start)) throw unsupported(path, 'init_lora_weights', 'true, false, gaussian, eva or orthogonal: factors for the weights as the model has them', quoteName(start))
   const bias = fields.string('bias') ?? 'none'
   if (bias !== 'none') throw unsupported(path, 'bias', 'none', quoteName(bias))
   return {
@@ -54,6 +61,7 @@ export async function readLoraConfig(dir: string, options: ReadOptions = {}): Pr
     rankPattern: readPattern(fields, 'rank_pattern', 1),
     alphaPattern: readPattern(fields, 'alpha_pattern', 0),
     modulesToSave: fields.strings('modules_to_save') ?? [],
+    ensureWeightTying: fields.boolean('ensure_weight_tying') ?? false,
     raw: fields.object,
   }
 }

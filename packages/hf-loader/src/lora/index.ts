@@ -1,2 +1,2 @@
-export { checkLoraAdapter, openLoraAdapter, type LoraAdapter, type LoraModule } from './adapter.js'
+export { checkLoraAdapter, openLoraAdapter, separatesHead, type LoraAdapter, type LoraModule } from './adapter.js'
 export type { LoraConfig } from './config.js'

@@ -59,6 +59,13 @@ describe('openLoraAdapter', () => {
     checkLoraAdapter(whole, [{ name: Q, shape: [6, 5] }, { name: 'lm_head.weight', shape: [3, 2] }])
   })
 
+  it('refuses factors that belong to weights which their start has moved, and factors of embeddings', async () => {
+    for (const start of ['pissa', 'pissa_niter_16', 'olora', 'corda', 'loftq', 'lora_ga']) await octetError(adapter({ init_lora_weights: start }), 'NOT_SUPPORTED', /init_lora_weights/)
+    for (const start of [true, false, 'gaussian', 'eva', 'orthogonal']) expect((await adapter({ init_lora_weights: start })).modules.size).toBe(1)
+    const embedding = [f32('model.embed_tokens.lora_embedding_A', 4, 8), f32('model.embed_tokens.lora_embedding_B', 6, 4)]
+    await octetError(adapter({}, [...pair('model.layers.0.self_attn.q_proj'), ...embedding]), 'NOT_SUPPORTED', /factors of an embedding/)
+  })
+
   it("takes the head's own weight that peft saves beside its factors", async () => {
     const head = await adapter({}, [...pair('lm_head'), f32('lm_head.base_layer.weight', 6, 5)])
     expect([[...head.modules.keys()], [...head.replacements.keys()]]).toEqual([['lm_head.weight'], ['lm_head.weight']])
