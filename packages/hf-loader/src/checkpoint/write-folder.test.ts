@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync, readdirSync } from 'node:fs'
 import { chmod, mkdir, readFile, readlink, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
@@ -161,6 +162,36 @@ describe('what others have set aside', () => {
     await writeFolder(join(parent, 'out'), fill)
     const found = await namesIn(parent)
     expect(found.map((name) => names.get(name) ?? name).sort()).toEqual([...names.values(), ...left, 'out'].sort())
+  })
+
+  it('has an owner as long as it has files, while it goes too', async () => {
+    const parent = await fresh()
+    const many = async (folder: string): Promise<void> => void (await Promise.all(Array.from({ length: 400 }, (_, i) => writeFile(join(folder, String(i)), ''))))
+    const { boot, namespace, started } = await identities()
+    const dead = await leave(parent, numbered(), { boot, namespace, key: 'k', pid: NUMBERS.dead, started: started.own })
+    await many(join(parent, dead, 'files'))
+    const orphans = new Set<string>()
+    const look = (): void => {
+      for (const name of readdirSync(parent)) {
+        // In this order: an owner comes before the files, so only one that has gone too early is missing here.
+        const owned = existsSync(join(parent, name, 'owner'))
+        if (!owned && existsSync(join(parent, name, 'files')) && readdirSync(join(parent, name, 'files')).length > 0) orphans.add(name)
+      }
+    }
+    let watched = 0
+    let watching = true
+    const watch = (async () => {
+      for (; watching; watched++) {
+        look()
+        await new Promise(setImmediate)
+      }
+    })()
+    expect(await caught(writeFolder(join(parent, 'out'), async (folder) => (await many(folder), Promise.reject(new Error('boom')))))).toMatchObject({ message: 'boom' })
+    watching = false
+    await watch
+    expect(watched).toBeGreaterThan(10)
+    expect([...orphans]).toEqual([])
+    expect(await namesIn(parent)).toEqual([])
   })
 
   it('stays when its owner was only asleep', async () => {

@@ -7,6 +7,7 @@ import { findAbandoned, OwnerFile } from './owner.js'
 
 /** Silence after which work set aside by nobody that can be seen from here is taken for abandoned. */
 const STALE_MS = 600_000
+const FILES = 'files'
 const NAME = /^[0-9a-f]{12}$/
 
 /**
@@ -22,13 +23,13 @@ export async function withAside<T>(op: string, parent: string, prefix: string, w
     owner = await attempt(op, aside, () => OwnerFile.create(join(aside, 'owner')))
     if (owner === null) throw new OctetError('FILE_WRITE_FAILED', { op, argument: aside, expected: 'a new folder', received: 'one that is in use', hint: 'try again' })
     await removeAbandoned(parent, prefix)
-    const files = join(aside, 'files')
+    const files = join(aside, FILES)
     await attempt(op, files, () => mkdir(files))
     return await work(files)
   } finally {
+    await removeFiles(aside)
     await owner?.release()
-    // What cannot be removed goes with a later call, and hides no error.
-    await rm(aside, { recursive: true, force: true }).catch(() => undefined)
+    await remove(aside)
   }
 }
 
@@ -40,7 +41,18 @@ async function removeAbandoned(parent: string, prefix: string): Promise<void> {
     const files = (await readdir(path).catch(() => null)) ?? []
     const mark = files.includes('owner') ? join(path, 'owner') : path
     const abandoned = await findAbandoned(mark, { staleMs: STALE_MS, despiteLife: false }).catch(() => null)
-    // What cannot be removed is in nobody's way.
-    if (abandoned !== null) await rm(path, { recursive: true, force: true }).catch(() => undefined)
+    if (abandoned === null) return
+    await removeFiles(path)
+    await remove(path)
   }))
+}
+
+/** Before the mark of their owner: killed meanwhile, a call leaves files that a later one knows to be abandoned. */
+function removeFiles(aside: string): Promise<void> {
+  return remove(join(aside, FILES))
+}
+
+/** What cannot be removed goes with a later call, and hides no error. */
+function remove(path: string): Promise<void> {
+  return rm(path, { recursive: true, force: true }).catch(() => undefined)
 }
