@@ -178,18 +178,17 @@ describe('what others have set aside', () => {
         if (!owned && existsSync(join(parent, name, 'files')) && readdirSync(join(parent, name, 'files')).length > 0) orphans.add(name)
       }
     }
-    let watched = 0
-    let watching = true
-    const watch = (async () => {
-      for (; watching; watched++) {
+    const watch = { count: 0, ended: false }
+    const watched = (async () => {
+      for (; !watch.ended; watch.count++) {
         look()
         await new Promise(setImmediate)
       }
     })()
     expect(await caught(writeFolder(join(parent, 'out'), async (folder) => (await many(folder), Promise.reject(new Error('boom')))))).toMatchObject({ message: 'boom' })
-    watching = false
-    await watch
-    expect(watched).toBeGreaterThan(10)
+    watch.ended = true
+    await watched
+    expect(watch.count).toBeGreaterThan(10)
     expect([...orphans]).toEqual([])
     expect(await namesIn(parent)).toEqual([])
   })

@@ -96,6 +96,10 @@ describe('a checkpoint computes after saving what it did before, to the bit', ()
     const adapter = fixture('lora-fairy-llama')
     await quantizeCheckpoint(LLAMA, output, { device, adapter })
     expect(await results(output, { fp8: true })).toEqual(await results(LLAMA, { fp8: true, adapter }))
+    // Into weights that are in FP8 already: those that it changes are rounded again.
+    const again = fresh()
+    expect((await quantizeCheckpoint(output, again, { device, adapter, calibrate: [{ inputIds: IDS }] })).rounding).toBe('nearest')
+    expect(await results(again, { fp8: true })).not.toEqual(await results(output, { fp8: true }))
   })
 
   it('of another FP8 form, whose codes and scales it keeps', async () => {

@@ -59,7 +59,7 @@ export interface QuantizedFolder {
   readonly recipe: RecipeJson | null
   /** What the calibration saw; null without one. */
   readonly calibrated: { readonly rows: number; readonly tokens: number } | null
-  /** `kept`: the checkpoint was in FP8 already. */
+  /** `kept`: the checkpoint was in FP8 already, and no adapter was merged; with one, what it changed was rounded to `nearest`. */
   readonly rounding: Rounding | 'kept'
   readonly bytes: {
     /** FP8 weights and their scales. */
@@ -132,13 +132,13 @@ class Quantizer {
   ) {}
 
   async run(aside: string, output: string): Promise<QuantizedFolder> {
-    const { calibrate, rounding } = this.options
+    const { adapter, calibrate, rounding } = this.options
     const kept = this.config.quantizationConfig !== null
     this.#moments = calibrate === undefined || kept ? undefined : momentsFor(rounding, this.device)
     try {
       const calibration = calibrate === undefined ? this.options.calibration : await this.#calibrate(calibrate)
       const model = await this.#load({ fp8: this.fp8, moments: this.#moments, ...(calibration === undefined ? {} : { calibration }) })
-      return await this.#save(model, aside, output, kept ? 'kept' : this.#moments === undefined ? 'nearest' : 'compensated')
+      return await this.#save(model, aside, output, kept && adapter === undefined ? 'kept' : this.#moments === undefined ? 'nearest' : 'compensated')
     } finally {
       this.#moments?.dispose()
     }
