@@ -32,6 +32,8 @@ async function adapter(config: object, entries: readonly (readonly [name: string
   return folder
 }
 
+/** By bits: a matcher takes seconds over a table of this size. */
+const same = (a: Float32Array, b: Float32Array): boolean => Buffer.compare(Buffer.from(a.buffer), Buffer.from(b.buffer)) === 0
 const twice = (values: Float32Array): Float32Array => values.map((v) => 2 * v)
 
 beforeAll(async () => {
@@ -47,13 +49,12 @@ afterAll(async () => {
 describe('an adapter of a model whose head is its embedding', () => {
   it('trained the head alone: the embedding stays, as in peft', async () => {
     const got = await loaded(await adapter({ modules_to_save: ['lm_head'] }, [[HEAD, base.shape, twice(base.embedding)]]))
-    expect([got.tied, got.embedding]).toEqual([false, base.embedding])
-    expect(got.logits).toEqual(twice(base.logits))
+    expect([got.tied, same(got.embedding, base.embedding), same(got.logits, twice(base.logits))]).toEqual([false, true, true])
   })
 
   it('trained the embedding alone: the head stays', async () => {
     const got = await loaded(await adapter({ modules_to_save: ['embed_tokens'] }, [[EMBEDDING, base.shape, twice(base.embedding)]]))
-    expect([got.tied, got.embedding, got.head]).toEqual([false, twice(base.embedding), base.embedding])
+    expect([got.tied, same(got.embedding, twice(base.embedding)), same(got.head, base.embedding)]).toEqual([false, true, true])
   })
 
   it('gave the head factors: they are added to a copy', async () => {
@@ -61,12 +62,12 @@ describe('an adapter of a model whose head is its embedding', () => {
     const [a, b] = [Float32Array.from({ length: D }, (_, i) => (i % 5) - 2), Float32Array.from({ length: V }, (_, i) => (i % 7) / 8)]
     const factors = [['lm_head.lora_A.weight', [1, D], a], ['lm_head.lora_B.weight', [V, 1], b]] as const
     const got = await loaded(await adapter({}, [...factors, ['lm_head.base_layer.weight', base.shape, base.embedding]]))
-    expect([got.tied, got.embedding]).toEqual([false, base.embedding])
-    expect(got.head).toEqual(base.embedding.map((v, i) => Math.fround(v + Math.fround(2 * b[Math.floor(i / D)]! * a[i % D]!))))
+    const want = base.embedding.map((v, i) => Math.fround(v + Math.fround(2 * b[Math.floor(i / D)]! * a[i % D]!)))
+    expect([got.tied, same(got.embedding, base.embedding), same(got.head, want)]).toEqual([false, true, true])
   })
 
   it('keeps them one where the adapter says so', async () => {
-    const got = await loaded(await adapter({ modules_to_save: ['embed_tokens'], ensure_weight_tying: true }, [[EMBEDDING, base.shape, twice(base.embedding)]]))
-    expect([got.tied, got.embedding]).toEqual([true, twice(base.embedding)])
+    const got = await loaded(await adapter({ modules_to_save: ['embed_tokens'], ensure_weight_tying: true }, [[EMBEDDING, base.shape, twice(base.embedding)], [HEAD, base.shape, twice(base.embedding)]]))
+    expect([got.tied, same(got.embedding, twice(base.embedding))]).toEqual([true, true])
   })
 })

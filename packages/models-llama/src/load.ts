@@ -1,4 +1,4 @@
-import { assign, checkLoraAdapter, openCheckpoint, openLoraAdapter, planAssignment, readConfig, readGenerationConfig, separatesHead, sharesEmbedding, type AssignProgress, type Checkpoint, type ModelConfig } from '@octet-llm/hf-loader'
+import { assign, checkLoraAdapter, openCheckpoint, openLoraAdapter, planAssignment, planHead, readConfig, readGenerationConfig, type AssignProgress, type Checkpoint, type ModelConfig } from '@octet-llm/hf-loader'
 import { openSafetensors } from '@octet-llm/hf-loader/safetensors'
 import { chooseDtypes, readCalibration, readKvScales, resolveFp8, savedFp8, type Calibration, type DecoderForCausalLM, type PretrainedOptions } from '@octet-llm/transformer'
 
@@ -21,16 +21,14 @@ export async function loadPretrained<M extends DecoderForCausalLM>(
   const checkpoint = await openCheckpoint(dir, { signal })
   let model: M | undefined
   try {
-    const shared = await sharesEmbedding(checkpoint, config, { signal })
-    const adapter = options.adapter === undefined ? undefined : await openLoraAdapter(options.adapter, { signal })
-    const tied = shared && (adapter === undefined || !separatesHead(adapter))
-    const plan = { tied, ...(shared && !tied ? { copies: new Map([['lm_head.weight', 'model.embed_tokens.weight']]) } : {}) }
+    const opened = options.adapter === undefined ? undefined : await openLoraAdapter(options.adapter, { signal })
+    const { plan, adapter } = await planHead(checkpoint, config, opened, { signal })
     const calibration = await calibrationOf(options.calibration, checkpoint)
     const quantization = config.quantizationConfig
     const isStatic = quantization !== null && 'staticActivations' in quantization && quantization.staticActivations
     const fp8 = resolveFp8(savedFp8(options.fp8, config.raw), isStatic || options.calibration !== undefined)
     const dtypes = chooseDtypes(options, config.dtype, checkpoint.sources)
-    model = make(config, { device, ...dtypes, decoderLayer, fuseQkvParams, fp8, tieWordEmbeddings: tied, generationConfig, initialize: false })
+    model = make(config, { device, ...dtypes, decoderLayer, fuseQkvParams, fp8, tieWordEmbeddings: plan.tied, generationConfig, initialize: false })
     const slots = model.slots()
     if (adapter !== undefined) checkLoraAdapter(adapter, slots)
     const stored = planAssignment(checkpoint, slots, plan).tensors.filter(({ source }) => 'data' in source)

@@ -9,6 +9,10 @@ import { lookUpPattern, readLoraConfig, type LoraConfig } from './config.js'
 
 const OP = 'openLoraAdapter'
 
+/** Slots of the two weights that a model may share. */
+export const HEAD = 'lm_head.weight'
+export const EMBEDDING = 'model.embed_tokens.weight'
+
 /** The factors of one linear layer: y += scaling * B (A x). */
 export interface LoraModule {
   /** [r, in] */
@@ -85,15 +89,6 @@ export function checkLoraAdapter(adapter: LoraAdapter, slots: readonly WeightSlo
   if (faults.length > 0) throw mismatch(adapter.dir, 'an adapter of this model', faults)
 }
 
-/**
- * Whether an adapter parts a head from the embedding that it shares: it trains one of them, or gives the head factors. As in
- * peft, the other one then stays what it was.
- */
-export function separatesHead({ config, modules, replacements }: LoraAdapter): boolean {
-  if (config.ensureWeightTying) return false
-  return modules.has('lm_head.weight') || replacements.has('lm_head.weight') || replacements.has('model.embed_tokens.weight')
-}
-
 async function readSources(folder: string, options: ReadOptions): Promise<TensorSource[]> {
   const safetensors = join(folder, 'adapter_model.safetensors')
   const torch = join(folder, 'adapter_model.bin')
@@ -119,8 +114,10 @@ function splitName(name: string): { module: string; part: 'a' | 'b' | 'base' | '
   return { module: inner.replace('.modules_to_save.default.', '.').replace('.modules_to_save.', '.'), part: 'whole' }
 }
 
-function isSaved({ modulesToSave }: LoraConfig, tensor: string): boolean {
+/** A module that `modules_to_save` names, or what peft ties to one. */
+function isSaved({ modulesToSave, ensureWeightTying }: LoraConfig, tensor: string): boolean {
   const module = tensor.replace(/\.(?:weight|bias)$/, '')
+  if (ensureWeightTying && (tensor === HEAD || tensor === EMBEDDING)) return true
   return modulesToSave.some((name) => module === name || module.endsWith(`.${name}`))
 }
 

@@ -1,2 +1,3 @@
-export { checkLoraAdapter, openLoraAdapter, separatesHead, type LoraAdapter, type LoraModule } from './adapter.js'
+export { checkLoraAdapter, openLoraAdapter, type LoraAdapter, type LoraModule } from './adapter.js'
+export { planHead, type HeadPlan } from './head.js'
 export type { LoraConfig } from './config.js'
