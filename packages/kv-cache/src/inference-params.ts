@@ -312,10 +312,11 @@ export class InferenceParams {
    * Beam search: row r continues from what row `source[r]` has cached. No token is copied until a shared, partly filled
    * page is written by the next step.
    * @param source one row index for each row of the batch
-   * @throws OctetError `INVALID_ARGUMENT`
+   * @throws OctetError `INVALID_ARGUMENT`, also within a decode window
    */
   reorder(source: ArrayLike<number>): void {
     this.#alive('reorder')
+    this.#noWindow('reorder')
     const batch = this.batchSize
     const rows = Array.from(source)
     if (rows.length !== batch || rows.some((r) => !Number.isInteger(r) || r < 0 || r >= batch)) {
@@ -328,10 +329,11 @@ export class InferenceParams {
 
   /**
    * A new sequence `to` that shares what `from` has cached; it joins the batch at the next preStep that names it.
-   * @throws OctetError `INVALID_ARGUMENT`, `KV_CACHE_FULL` when all slots are taken
+   * @throws OctetError `INVALID_ARGUMENT`, also within a decode window; `KV_CACHE_FULL` when all slots are taken
    */
   fork(from: SequenceId, to: SequenceId): void {
     this.#alive('fork')
+    this.#noWindow('fork')
     if (this.#order.length >= this.maxBatchSize) throw tooManySequences(this.#order.length + 1, this.maxBatchSize)
     this.#table.fork(from, to)
     this.#order = [...this.#order, to]
@@ -340,9 +342,10 @@ export class InferenceParams {
     this.#active = undefined
   }
 
-  /** Forgets the tokens of a sequence from `length` on (speculation). @throws OctetError `INVALID_ARGUMENT` */
+  /** Forgets the tokens of a sequence from `length` on (speculation). @throws OctetError `INVALID_ARGUMENT`, also within a decode window */
   truncate(id: SequenceId, length: number): void {
     this.#alive('truncate')
+    this.#noWindow('truncate')
     this.#table.truncate(id, length)
   }
 

@@ -194,6 +194,24 @@ it.each(['bshd', 'sbhd', 'thd'] as const)('a decode window takes %s keys where i
   for (const t of [kv, params]) t.dispose()
 })
 
+it('a decode window, whose pages lie on the device already, refuses what would move them, and ends as if nobody had asked', async () => {
+  const params = make()
+  params.preStep(new Map([['a', 3], ['b', 1]]))
+  append(params, 1)
+  params.beginDecode(new Map([['a', 2], ['b', 2]]), 3)
+  const before = await stateOf(params)
+  for (const move of [() => params.reorder([1, 0, 2]), () => params.reorder([2, 1, 0]), () => params.fork('a', 'c'), () => params.truncate('a', 1)]) {
+    expect(refusal(move)).toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('endDecode()') as string })
+    expect(await stateOf(params)).toEqual(before)
+  }
+  params.endDecode(new Map([['a', 2], ['b', 1]]))
+  expect(params.order.map((id) => params.sequenceLength(id))).toEqual([5, 2])
+  params.fork('a', 'c')
+  params.truncate('c', 1)
+  expect(params.order).toEqual(['a', 'b', 'c'])
+  params.dispose()
+})
+
 it('refuses a cache that cannot fit with the bytes of all of it, and takes nothing', async () => {
   const small = await openDevice('cpu', { memoryLimit: 8 << 20 })
   // Keys alone would fit: 2 layers of 3 pages of 64 tokens, 16 heads of 256 in f32.
