@@ -1,4 +1,5 @@
 // Checks attention_decode against a double-precision device reference and times it in a graph over rotated caches.
+// Build: nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I../../../packages/kernels/native/cuda -I../../../packages/kernels/native/include attention_decode_bench.cu -o attention_decode_bench
 #include "attention_decode_sm90.cuh"
 #include <algorithm>
 #include <cstdio>
@@ -36,6 +37,7 @@ template <class T, int D> void run(int B, int H, int HK, int len, int spread, in
   AttentionDecodeArgs a{}; a.rows = B; a.heads = H; a.kv_heads = HK; a.group = g; a.page_size = ps; a.table_width = width; a.window = window; a.scale = 1.f / sqrtf(D); a.softcap = cap; a.ldq = a.ldo = H * D; a.chunk = kChunk; a.max_chunks = (maxlen + 255) / 256 + 1;
   __nv_bfloat16 *q, *o; CK(cudaMalloc(&q, (int64_t)B * H * D * 2)); CK(cudaMalloc(&o, (int64_t)B * H * D * 2)); fill<__nv_bfloat16><<<64, 256>>>(q, (int64_t)B * H * D, 3, 3.f); CK(cudaMemset(o, 0xff, (int64_t)B * H * D * 2)); a.q = q; a.out = o;
   int *pt, *kl; CK(cudaMalloc(&pt, table.size() * 4)); CK(cudaMalloc(&kl, B * 4)); CK(cudaMemcpy(pt, table.data(), table.size() * 4, cudaMemcpyHostToDevice)); CK(cudaMemcpy(kl, lens.data(), B * 4, cudaMemcpyHostToDevice)); a.page_table = pt; a.kv_lens = kl;
+  std::vector<int> cu(B + 1); for (int i = 0; i <= B; ++i) cu[i] = i; int* cq; CK(cudaMalloc(&cq, (B + 1) * 4)); CK(cudaMemcpy(cq, cu.data(), (B + 1) * 4, cudaMemcpyHostToDevice)); a.cu_seqlens_q = cq; int32_t* fault; CK(cudaMalloc(&fault, 4)); CK(cudaMemset(fault, 0, 4)); a.bounds = {B, std::max(pages, 1), width * ps, fault};
   float *sc = nullptr; if (sizeof(T) == 1) { CK(cudaMalloc(&sc, HK * 8)); std::vector<float> h(2 * HK); for (int i = 0; i < 2 * HK; ++i) h[i] = 0.5f + 0.03f * i; CK(cudaMemcpy(sc, h.data(), HK * 8, cudaMemcpyHostToDevice)); a.k_scale = sc; a.v_scale = sc + HK; }
   CK(cudaMalloc(&a.partial, (size_t)B * HK * a.max_chunks * g * D * 4)); CK(cudaMalloc(&a.partial_ml, (size_t)B * HK * a.max_chunks * g * 8)); CK(cudaMalloc(&a.arrivals, B * HK * 4)); CK(cudaMemset(a.arrivals, 0, B * HK * 4));
   float* r; CK(cudaMalloc(&r, (int64_t)B * H * D * 4)); ref<T, D><<<B * H, D>>>(a, ks[0], vs[0], r); CK(cudaDeviceSynchronize());
@@ -45,8 +47,8 @@ template <class T, int D> void run(int B, int H, int HK, int len, int spread, in
   launch(1 % copies); launch(0); CK(cudaStreamSynchronize(st)); CK(cudaMemcpy(h2.data(), o, h.size() * 2, cudaMemcpyDeviceToHost)); bool same = !memcmp(h.data(), h2.data(), h.size() * 2); float us = 0;
   int64_t bytes = 0; for (int x : lens) bytes += (int64_t)x * HK * D * 2 * sizeof(T);
   if (time) { cudaGraph_t gr; cudaGraphExec_t ge; CK(cudaStreamBeginCapture(st, cudaStreamCaptureModeGlobal)); for (int i = 0; i < 20; ++i) launch(i); CK(cudaStreamEndCapture(st, &gr)); CK(cudaGraphInstantiate(&ge, gr, 0)); for (int i = 0; i < 3; ++i) CK(cudaGraphLaunch(ge, st)); cudaEvent_t e0, e1; cudaEventCreate(&e0); cudaEventCreate(&e1); std::vector<float> ts; for (int i = 0; i < 15; ++i) { cudaEventRecord(e0, st); CK(cudaGraphLaunch(ge, st)); cudaEventRecord(e1, st); CK(cudaEventSynchronize(e1)); float ms; cudaEventElapsedTime(&ms, e0, e1); ts.push_back(ms * 1e3 / 20); } std::sort(ts.begin(), ts.end()); us = ts[7]; }
-  printf("%s D=%d B=%d H=%d/%d len=%d±%d page=%d win=%d cap=%g warps=%d stages=%d relerr=%.2e repeat=%d us=%.1f TBps=%.2f\n", sizeof(T) == 1 ? "e4m3" : "bf16", D, B, H, HK, len, spread, ps, window, cap, S::kWarps, S::kStages, sqrt(e / (rr + 1e-30)), same, us, us ? bytes / us / 1e6 : 0); fflush(stdout);
-  for (auto p : ks) cudaFree(p); for (auto p : vs) cudaFree(p); cudaFree(q); cudaFree(o); cudaFree(pt); cudaFree(kl); cudaFree(a.partial); cudaFree(a.partial_ml); cudaFree(a.arrivals); cudaFree(r); if (sc) cudaFree(sc);
+  int32_t bad = 0; CK(cudaMemcpy(&bad, fault, 4, cudaMemcpyDeviceToHost)); printf("%s D=%d B=%d H=%d/%d len=%d±%d page=%d win=%d cap=%g warps=%d stages=%d relerr=%.2e repeat=%d us=%.1f TBps=%.2f fault=%d\n", sizeof(T) == 1 ? "e4m3" : "bf16", D, B, H, HK, len, spread, ps, window, cap, S::kWarps, S::kStages, sqrt(e / (rr + 1e-30)), same, us, us ? bytes / us / 1e6 : 0, bad); fflush(stdout);
+  for (auto p : ks) cudaFree(p); for (auto p : vs) cudaFree(p); cudaFree(q); cudaFree(o); cudaFree(pt); cudaFree(kl); cudaFree(cq); cudaFree(fault); cudaFree(a.partial); cudaFree(a.partial_ml); cudaFree(a.arrivals); cudaFree(r); if (sc) cudaFree(sc);
 }
 template <class T> void all() {
   run<T, 256>(3, 4, 4, 40, 39, 16, 0, 0, false); run<T, 256>(5, 8, 1, 300, 290, 64, 0, 0, false); run<T, 128>(7, 16, 4, 700, 600, 64, 0, 50.f, false); run<T, 128>(4, 8, 2, 700, 300, 32, 300, 0, false); run<T, 64>(9, 32, 8, 513, 512, 256, 0, 0, false);
