@@ -1,7 +1,8 @@
 import { OctetError } from '@octet-llm/core'
 import { checkSizes, type CausalLM } from '@octet-llm/transformer'
 
-import { Engine, type EngineHandle, type EngineOptions } from './engine/engine.js'
+import { Engine, type EngineOptions } from './engine/engine.js'
+import type { EngineHandle } from './engine/entry.js'
 import type { EngineSource } from './engine/engine-source.js'
 import { generateOn, type GenerateTokensOptions } from './generate.js'
 import type { GenerateOutput } from './output.js'

@@ -1,6 +1,7 @@
 export * from './config/fields.js'
 export * from './config/generation-config.js'
-export { Engine, type EngineHandle, type EngineOptions } from './engine/engine.js'
+export { Engine, type EngineOptions } from './engine/engine.js'
+export type { EngineHandle } from './engine/entry.js'
 export { TokenBytes, type FinishReason, type StoppingCriterion } from './engine/stopping.js'
 export type { EngineRequest, Outcome } from './engine/task.js'
 export { generateTokens, type GenerateTokensOptions, type TokenEvent, type TokenListener } from './generate.js'

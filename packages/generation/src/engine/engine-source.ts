@@ -1,5 +1,6 @@
 import type { GenerationPlan } from '../plan.js'
-import type { Engine, EngineHandle } from './engine.js'
+import type { Engine } from './engine.js'
+import type { EngineHandle } from './entry.js'
 
 /** Where the engine of a run comes from and goes to. A run that throws disposes of its engine instead. */
 export interface EngineSource {

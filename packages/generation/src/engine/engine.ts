@@ -5,10 +5,11 @@ import type { CausalLM } from '@octet-llm/transformer'
 import { BeamTask } from './beam-task.js'
 import { DecodeWindows } from './decode-windows.js'
 import type { DeviceOps } from './device-ops.js'
+import { Entry, type EngineHandle } from './entry.js'
 import { kernelOps } from './kernel-ops.js'
 import { RowTask } from './row-task.js'
 import { selectTokens, type ReadyTask } from './select.js'
-import type { CachedSequence, CacheEdit, EngineRequest, Outcome, Task } from './task.js'
+import type { CachedSequence, CacheEdit, EngineRequest, Task } from './task.js'
 
 export interface EngineOptions {
   /** Rows of the cache: sequences, each beam counting as one. */
@@ -35,45 +36,6 @@ export interface EngineOptions {
    * between them. A request that waits joins once they are done. Default 8; on a CPU 2 where a row may end at an EOS id.
    */
   readonly stepsPerSync?: number
-}
-
-/** A request in the engine. It never rejects: look at `error`. */
-export interface EngineHandle {
-  readonly done: boolean
-  /** Whether its whole prompt has been computed. */
-  readonly prefilled: boolean
-  /** Once done without error: one sequence, or numReturnSequences beams. */
-  readonly outcomes: readonly Outcome[]
-  readonly failed: boolean
-  /** Why it failed. */
-  readonly error: unknown
-}
-
-/** Engine's record of a request. */
-class Entry implements EngineHandle {
-  readonly task: Task
-  readonly pages: number
-  error: unknown = undefined
-  failed = false
-  prefilled = false
-
-  constructor(task: Task, pages: number) {
-    this.task = task
-    this.pages = pages
-  }
-
-  get done(): boolean {
-    return this.failed || this.task.done
-  }
-
-  get outcomes(): readonly Outcome[] {
-    return this.task.outcomes
-  }
-
-  fail(error: unknown): void {
-    this.failed = true
-    this.error = error
-  }
 }
 
 const DEFAULT_PAGE_SIZE = 64
