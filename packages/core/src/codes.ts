@@ -28,7 +28,7 @@ export const ERROR_CODES = {
   INVALID_CONFIG: 'A config.json or generation_config.json field is missing or out of range.',
   UNSUPPORTED_MODEL: 'The model_type of a checkpoint is not one that Octet runs.',
   CHECKPOINT_MISMATCH: 'Tensors of a checkpoint are missing, extra, of the wrong shape or of the wrong type.',
-  MISSING_SCALE: 'An FP8 tensor has no scale beside it.',
+  MISSING_SCALE: 'An FP8 tensor has no scale beside it, or one that is not finite.',
   INVALID_TOKENIZER: 'A tokenizer file does not parse or uses a part that is not supported.',
   INVALID_TEMPLATE: 'A chat template does not parse, raised an error, or the messages do not fit it.',
   WORKER_TIMEOUT: 'A tokenizer or template ran past its deadline or its heap limit and was stopped.',

@@ -242,6 +242,20 @@ describe('calibration, FP8 cache and export', () => {
     for (const fp8 of [true, false]) await expect(load(dir, { fp8 })).rejects.toMatchObject({ code: 'MISSING_SCALE', received: expect.stringContaining('model.layers.0.mlp.up_proj.weight') as string })
   })
 
+  it.each([['llama-fp8-fbgemm', NaN], ['llama-fp8-block128', Infinity], ['llama-fp8-ct-tensor-static', -Infinity]])('a scale that is not finite is refused by name: %s, %d', async (variant, value) => {
+    const dir = await folder()
+    await cp(fixture(`variants/${variant}`), dir, { recursive: true })
+    const file = await openSafetensors(join(dir, 'model.safetensors'))
+    const entries = await Promise.all([...file.tensors].map(async ([name, { dtype, shape }]) => ({ name, dtype, shape, data: await file.read(name) })))
+    await file.close()
+    const broken = entries.find(({ name }) => /layers\.1\.mlp\.down_proj\.weight_scale/.test(name))!
+    const bytes = Buffer.from(broken.data)
+    if (broken.dtype === 'f32') bytes.writeFloatLE(value, bytes.length - 4)
+    else bytes.writeUInt16LE(new Uint32Array(Float32Array.of(value).buffer)[0]! >>> 16, bytes.length - 2)
+    await writeSafetensors(join(dir, 'model.safetensors'), entries.map((entry) => (entry === broken ? { ...entry, data: bytes } : entry)), { metadata: { format: 'pt' } })
+    for (const fp8 of [true, false]) await expect(load(dir, { fp8 })).rejects.toMatchObject({ code: 'MISSING_SCALE', argument: broken.name })
+  })
+
   it.each([[false, 'f32'], [true, 'f32'], [true, 'bf16']] as const)('FP8 cache: decode and prefill agree, paged %s, %s', async (isPaged, dtype) => {
     const plain = await load('fairy-llama', { dtype: 'f32' })
     const calibration = await calibrate(plain, batches)

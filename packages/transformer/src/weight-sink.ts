@@ -87,6 +87,7 @@ async function uploadStored(source: QuantizedSource, weight: Weight, segment: st
   const target = weight.storage.target(segment, source.granularity)
   await upload(source.data, target.data, { signal })
   await upload(source.scaleInv, target.scaleInv, { signal })
+  await checkScales(source, target.scaleInv)
   weight.storage.seal(segment, target)
 }
 
@@ -122,6 +123,14 @@ async function compensateStored({ device, storage }: Weight, segment: string | u
   signal?.throwIfAborted()
 }
 
+/** A scale that is no number makes every logit NaN, and nothing says why. */
+async function checkScales({ scaleInv: { name } }: QuantizedSource, scales: Tensor): Promise<void> {
+  const values = await scales.toFloat32Array()
+  const bad = values.findIndex((v) => !Number.isFinite(v))
+  if (bad < 0) return
+  throw new OctetError('MISSING_SCALE', { op: 'load', argument: name, expected: 'finite scales', received: `${values[bad]} at ${bad}`, hint: 'quantize the model again' })
+}
+
 async function readDequantized(source: QuantizedSource, out: Tensor, signal: AbortSignal | undefined): Promise<void> {
   const { data, scaleInv } = scope(() => ({
     data: Tensor.empty(source.data.shape, { dtype: source.data.dtype as 'e4m3', device: out.device }),
@@ -130,6 +139,7 @@ async function readDequantized(source: QuantizedSource, out: Tensor, signal: Abo
   try {
     await upload(source.data, data, { signal })
     await upload(source.scaleInv, scaleInv, { signal })
+    await checkScales(source, scaleInv)
     dequantize({ x: { data, scaleInv, granularity: source.granularity }, out })
   } finally {
     data.dispose()
