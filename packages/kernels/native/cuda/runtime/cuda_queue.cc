@@ -173,7 +173,10 @@ Status CudaQueue::run_op(const OpRecord* record) {
     // linear and rmsNorm read their weight (t1) before they wait for earlier kernels; embedding only reads its table.
     const bool early = record->op == kLinearOp || record->op == kRmsNormOp;
     guard_.enter(call_, early ? Weight::read_early : record->op == kEmbeddingOp ? Weight::read : Weight::none);
-    return v.launch(call_, *this);
+    launched_ = false;
+    const Status status = v.launch(call_, *this);
+    if (!launched_) guard_.skip();
+    return status;
   }
   return Status::unsupported;
 }

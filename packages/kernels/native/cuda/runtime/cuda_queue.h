@@ -25,7 +25,10 @@ class CudaQueue final : public CommandQueue, CudaContext {
 
  private:
   // CudaContext
-  cudaStream_t stream() const override { return stream_; }
+  cudaStream_t stream() const override {
+    launched_ = true;
+    return stream_;
+  }
   const DeviceInfo& device() const override { return device_.info(); }
   void* workspace(size_t bytes) override;
   uint32_t* counters(size_t count) override;
@@ -81,6 +84,7 @@ class CudaQueue final : public CommandQueue, CudaContext {
   cudaStream_t stream_ = nullptr;
   OpCall call_;
   OverlapGuard guard_;
+  mutable bool launched_ = false;          // the current op asked for the stream
   Failure failure_;
   std::atomic<bool> lost_{false};
   int32_t* faults_ = nullptr;              // one word per op, on the device

@@ -11,7 +11,7 @@ namespace octet::cuda {
 // The bytes that the latest launches were given.
 class RecentOperands {
  public:
-  // Kernels that a device runs at once, at most: an earlier one has ended.
+  // Kernels that a device runs at once, at most, the next one among them: an earlier one has ended.
   static constexpr size_t kLaunches = 128;
 
   // Remembers the tensors of a call but for `constant`, which it only reads (-1: none).
@@ -25,6 +25,11 @@ class RecentOperands {
     Launch& launch = next();
     const auto begin = reinterpret_cast<uintptr_t>(data);
     launch.ranges[launch.count++] = {begin, begin + bytes};
+  }
+  // The call added last came to no launch: it takes nobody's place.
+  void drop() {
+    next_ = (next_ + kLaunches - 1) % kLaunches;
+    launches_[next_].count = 0;
   }
   // Whether a byte of the tensor, or between its rows, is among them.
   bool hold(const TensorArg& t) const {
@@ -76,6 +81,8 @@ class OverlapGuard {
     early_write_ = weight == Weight::read_early && recent_.hold(call.t[1]);
     recent_.add(call, weight == Weight::none ? -1 : 1);
   }
+  // The call entered last launched nothing.
+  void skip() { recent_.drop(); }
   // A kernel beside the ops writes here.
   void write(const void* data, size_t bytes) { recent_.add(data, bytes); }
   // A graph was launched, or a capture begins: what went before is not among the operands, so the next kernel waits for it to end.
