@@ -331,6 +331,33 @@ const TABLE: Readonly<Record<string, Row>> = {
       [() => ({ out: t([3, 100]) }), 'SHAPE_MISMATCH', 'out'],
     ],
   },
+  gram: {
+    good: () => ({ x: t([2, 3, 200], 'bf16'), out: t([200, 128]) }),
+    makes: [[[200, 128], 'f32']],
+    refuses: [
+      [() => ({ x: t([3, 200], 'e4m3') }), 'DTYPE_MISMATCH', 'x'],
+      [() => ({ x: t([3, 199]) }), 'SHAPE_MISMATCH', 'out'],
+      [() => ({ out: t([200, 128], 'bf16') }), 'DTYPE_MISMATCH', 'out'],
+      [() => ({ out: t([200, 0]) }), 'INVALID_ARGUMENT', 'out'],
+    ],
+  },
+  compensate: {
+    good: () => ({ x: t([3, 200], 'bf16'), moments: t([200, 128]), quantized: { data: t([3, 200], 'e4m3'), scaleInv: t([3, 1]), granularity: 'row' } }),
+    makes: [
+      [[3, 200], 'e4m3'],
+      [[3, 1], 'f32'],
+    ],
+    refuses: [
+      [() => ({ x: t([3, 200], 'e4m3') }), 'DTYPE_MISMATCH', 'x'],
+      [() => ({ moments: t([199, 128]) }), 'SHAPE_MISMATCH', 'moments'],
+      [() => ({ moments: t([200, 0]) }), 'INVALID_ARGUMENT', 'moments'],
+      [() => ({ quantized: { data: t([3, 200], 'e5m2'), scaleInv: t([3, 1]), granularity: 'row' } }), 'DTYPE_MISMATCH', 'quantized.data'],
+      [() => ({ quantized: { data: t([3, 100], 'e4m3'), scaleInv: t([3, 1]), granularity: 'row' } }), 'SHAPE_MISMATCH', 'quantized.data'],
+      [() => ({ quantized: { data: t([3, 200], 'e4m3'), scaleInv: t([3]), granularity: 'tensor' } }), 'SHAPE_MISMATCH', 'quantized.scaleInv'],
+      [() => ({ quantized: { data: t([3, 200], 'e4m3'), scaleInv: t([3]), granularity: 'all' } }), 'INVALID_ARGUMENT', 'quantized.granularity'],
+      [() => ({ passes: -1 }), 'INVALID_ARGUMENT', 'passes'],
+    ],
+  },
   randomWeights: {
     good: () => ({ out: t([3, 4], 'bf16'), seed: 1 }),
     makes: [[[3, 4], 'bf16']],
