@@ -9,7 +9,7 @@ import { libraryPackages } from './lib/workspace.mjs'
 const SOURCE = /\.(ts|mts|mjs|js|cc|cu|cuh|h|hpp)$/
 const SELF = ['scripts/check-house.mjs', 'scripts/house.test.mjs']
 const RULES = [
-  { files: SOURCE, pattern: /\b(TODO|FIXME|XXX)\b|not implemented|NotImplemented/, say: 'promises work instead of doing it' },
+  { files: SOURCE, pattern: /\b(TO-?DO|FIX-?ME|X{3})\b|not[ -]implemented|Not-?Implemented/, say: 'promises work instead of doing it' },
   { files: /\.ts$|\.test\.mjs$/, pattern: /\b(it|test|describe|suite)\.(skip|only|todo)\(/, say: 'skips or focuses a test' },
   { files: /./, pattern: /https?:\/\/(registry|deb|files|index)\.[a-z]/, say: 'names a package registry' },
 ]

@@ -7,7 +7,7 @@ import { DecodeGraphs } from './engine/decode-graphs.js'
 import { Engine } from './engine/engine.js'
 import { generateTokens } from './generate.js'
 import { randomDecoder } from './testing/random-decoder.test.helper.js'
-import { starve } from './testing/shortage.test.helper.js'
+import { starve } from '@octet-llm/kernels/contracts'
 
 let device: Device
 let model: DecoderForCausalLM

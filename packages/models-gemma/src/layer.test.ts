@@ -3,7 +3,7 @@ import { parseConfig } from '@octet-llm/hf-loader/config'
 import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
-import { embeddingScale, gemmaLayer, gemmaRopes } from './config.js'
+import { embeddingScale, gemmaInfo, gemmaLayer, gemmaRopes } from './config.js'
 import { TEGemmaDecoderLayer } from './layer.js'
 import { TEGemmaForCausalLM } from './model.js'
 
@@ -41,6 +41,11 @@ describe('TEGemmaDecoderLayer', () => {
     const ropes = gemmaRopes(c, device)
     expect(ropes.map((rope) => [rope.base, rope.scaling.type])).toEqual([...Array.from({ length: 5 }, () => [1e4, 'default']), [1e6, 'linear']])
     expect(new Set(ropes).size).toBe(2)
+  })
+
+  it('reaches as far as its rotary embedding is stretched', () => {
+    const reach = (rope_scaling: object) => gemmaInfo(config({ model_type: 'gemma', max_position_embeddings: 64, rope_scaling }), 'f32').maxPositionEmbeddings
+    expect([reach({ rope_type: 'linear', factor: 4 }), reach({ rope_type: 'dynamic', factor: 4 })]).toEqual([64, 256])
   })
 
   it('rounds the embedding’s factor as Hugging Face does', () => {

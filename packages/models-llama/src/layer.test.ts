@@ -42,6 +42,8 @@ describe('TELlamaDecoderLayer', () => {
   it('rotates by the config’s own head dimension and theta', () => {
     const rope = llamaRope(parseConfig({ ...json, head_dim: 16, rope_theta: 500000 }), device)
     expect([rope.dim, rope.base, rope.maxPositionEmbeddings]).toEqual([16, 500000, 2048])
+    const reach = (rope_scaling: object) => llamaInfo(parseConfig({ ...json, max_position_embeddings: 64, rope_scaling }), 'f32').maxPositionEmbeddings
+    expect([reach({ rope_type: 'linear', factor: 4 }), reach({ rope_type: 'dynamic', factor: 4 })]).toEqual([64, 256])
     expect(llamaInfo(parseConfig({ ...json, eos_token_id: [7, 9] }), 'f32')).toMatchObject({ modelType: 'llama', headDim: 8, numKvHeads: 2, eosTokenIds: [7, 9], dtype: 'f32' })
   })
 })

@@ -5,7 +5,7 @@ import type { TensorSource } from '@octet-llm/core'
 import { openDevice, Tensor, type Device } from '@octet-llm/kernels'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { LowRankUpdate } from './low-rank.js'
-import { starve } from './testing/shortage.test.util.js'
+import { starve } from '@octet-llm/kernels/contracts'
 import { Workspace } from './workspace.js'
 
 let device: Device

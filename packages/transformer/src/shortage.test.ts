@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { autocast } from './fp8/autocast.js'
 import { makeGraphedCallables } from './graphed-callables.js'
 import { Linear } from './linear.js'
-import { starve } from './testing/shortage.test.util.js'
+import { starve } from '@octet-llm/kernels/contracts'
 import { TransformerLayer } from './transformer-layer.js'
 
 let device: Device

@@ -7,3 +7,4 @@ export type { CaseResult, DevicePeak, OpTally, TableMode, TableOptions, TableRes
 export { CONTRACTS } from './table.js'
 export { writeAstray } from './astray.js'
 export { runSequences, type SequenceOptions } from './sequences.js'
+export { starve } from './starve.js'
